@@ -1,0 +1,2 @@
+//! Provisions, checks and takes back portsentry on Debian.
+pub mod syntax;
