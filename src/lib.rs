@@ -1,2 +1,4 @@
 //! Provisions, checks and takes back portsentry on Debian.
+pub mod host;
+pub mod kernel;
 pub mod syntax;

@@ -1,0 +1,181 @@
+//! Commands run on the machine, by duct: bounded in time, in the C locale, never through a shell.
+
+use std::io::ErrorKind;
+use std::os::unix::process::CommandExt;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use rustix::process::{Pid, Signal, kill_process_group};
+
+/// Where programs are looked for: never the caller's PATH, which sudo or an attacker may have shaped.
+const PATH: &str = "/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// One command to run: its words, its input, how long it may take.
+#[derive(Debug, Clone)]
+pub struct Invocation {
+    program: String,
+    arguments: Vec<String>,
+    input: Vec<u8>,
+    environment: Vec<(String, String)>,
+    limit: Duration,
+}
+
+/// What a command answered.
+#[derive(Debug, Clone)]
+pub struct CommandOutput {
+    /// Exit status; `None` when a signal ended it.
+    pub status: Option<i32>,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+impl CommandOutput {
+    /// Whether it exited 0.
+    pub fn ok(&self) -> bool {
+        self.status == Some(0)
+    }
+
+    /// Its last words on stderr, else on stdout: what a person wants to read when it failed.
+    pub fn last_words(&self) -> String {
+        let said = if self.stderr.trim().is_empty() { &self.stdout } else { &self.stderr };
+        let lines: Vec<&str> = said.lines().map(str::trim_end).filter(|line| !line.is_empty()).collect();
+        lines[lines.len().saturating_sub(6)..].join("\n")
+    }
+}
+
+impl Invocation {
+    /// `program` with `arguments`, no input, 30 seconds at most.
+    pub fn new<S: AsRef<str>>(program: &str, arguments: &[S]) -> Invocation {
+        Invocation {
+            program: program.to_owned(),
+            arguments: arguments.iter().map(|word| word.as_ref().to_owned()).collect(),
+            input: Vec::new(),
+            environment: Vec::new(),
+            limit: Duration::from_secs(30),
+        }
+    }
+
+    /// The same, given `bytes` on its standard input.
+    pub fn input(mut self, bytes: impl Into<Vec<u8>>) -> Invocation {
+        self.input = bytes.into();
+        self
+    }
+
+    /// The same, with one more environment variable.
+    pub fn env(mut self, name: &str, value: &str) -> Invocation {
+        self.environment.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// The same, allowed to take this long before it and its children are killed.
+    pub fn within(mut self, limit: Duration) -> Invocation {
+        self.limit = limit;
+        self
+    }
+
+    /// The words as a person would type them.
+    pub fn shown(&self) -> String {
+        let mut words = vec![self.program.clone()];
+        words.extend(self.arguments.iter().map(|word| {
+            if word.is_empty() || word.contains(|c: char| c.is_whitespace() || "\"'$`;|&<>()*?".contains(c)) {
+                format!("'{}'", word.replace('\'', r"'\''"))
+            } else {
+                word.clone()
+            }
+        }));
+        words.join(" ")
+    }
+
+    /// Runs it and returns what it answered, whatever its exit status.
+    ///
+    /// # Errors
+    /// The program is not there, cannot be started, or did not end in time.
+    pub fn run(&self) -> Result<CommandOutput> {
+        let mut environment = vec![
+            ("PATH".to_owned(), PATH.to_owned()),
+            ("LC_ALL".to_owned(), "C.UTF-8".to_owned()),
+            ("HOME".to_owned(), "/root".to_owned()),
+        ];
+        environment.extend(self.environment.iter().cloned());
+        // In a group of its own: a limit must end the grandchildren too, for they hold the pipes, and a
+        // Ctrl-C must not reach dpkg half-way.
+        let handle = duct::cmd(&self.program, &self.arguments)
+            .stdin_bytes(self.input.clone())
+            .stdout_capture()
+            .stderr_capture()
+            .unchecked()
+            .full_env(environment)
+            .before_spawn(|command| {
+                command.process_group(0);
+                Ok(())
+            })
+            .start()
+            .map_err(|error| match error.kind() {
+                ErrorKind::NotFound => anyhow::anyhow!("{} is not installed (looked in {PATH})", self.program),
+                _ => anyhow::Error::new(error),
+            })
+            .with_context(|| format!("cannot run `{}`", self.shown()))?;
+        let ended = handle
+            .wait_timeout(self.limit)
+            .with_context(|| format!("cannot wait for `{}`", self.shown()))?;
+        let Some(output) = ended else {
+            for pid in handle.pids() {
+                if let Some(group) = i32::try_from(pid).ok().and_then(Pid::from_raw) {
+                    let _ = kill_process_group(group, Signal::KILL);
+                }
+            }
+            let _ = handle.wait();
+            bail!("`{}` did not end within {} s; it was killed", self.shown(), self.limit.as_secs());
+        };
+        Ok(CommandOutput {
+            status: output.status.code(),
+            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+        })
+    }
+
+    /// Runs it and demands exit status 0.
+    ///
+    /// # Errors
+    /// As [`Invocation::run`], and an exit status other than 0, with the command's last words.
+    pub fn demand(&self) -> Result<CommandOutput> {
+        let output = self.run()?;
+        if output.ok() {
+            return Ok(output);
+        }
+        let how = output.status.map_or("was ended by a signal".to_owned(), |code| format!("exited with {code}"));
+        bail!("`{}` {how}:\n{}", self.shown(), output.last_words())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_command_that_does_not_end_is_killed_with_its_children() {
+        let sleeper = Invocation::new("sh", &["-c", "sleep 60; true"]).within(Duration::from_millis(100));
+        let error = sleeper.run().unwrap_err().to_string();
+        assert!(error.contains("did not end within"), "{error}");
+    }
+
+    #[test]
+    fn a_missing_program_is_named() {
+        let error = format!("{:#}", Invocation::new("no-such-program", &["x"]).run().unwrap_err());
+        assert!(error.contains("no-such-program is not installed"), "{error}");
+    }
+
+    #[test]
+    fn a_failure_shows_the_last_words() {
+        let error = Invocation::new("sh", &["-c", "echo first >&2; echo last >&2; exit 3"]).demand().unwrap_err();
+        assert!(error.to_string().ends_with("exited with 3:\nfirst\nlast"), "{error}");
+    }
+
+    #[test]
+    fn the_callers_environment_does_not_reach_it() {
+        let output = Invocation::new("env", &[] as &[&str]).env("DEBIAN_FRONTEND", "noninteractive").demand().unwrap();
+        let mut names: Vec<_> = output.stdout.lines().filter_map(|line| line.split('=').next()).collect();
+        names.sort_unstable();
+        assert_eq!(names, ["DEBIAN_FRONTEND", "HOME", "LC_ALL", "PATH"]);
+    }
+}

@@ -1,0 +1,195 @@
+//! What kind of Debian this is, read once at the start.
+
+use anyhow::{Result, bail};
+use debversion::Version;
+
+use super::{ChaosSupport, Firewall, Host, Network, Packages, Process, ServiceManager, Units};
+
+/// How a portsentry is configured and started: decided by the installed package's version, never by files
+/// or by the release's name (trap 12).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Generation {
+    /// 1.2 with a sysv script that reads /etc/default/portsentry (Debian 11, 12).
+    SysvModes,
+    /// 1.2 with one unit a mode, `portsentry@MODE` (from 1.2-15 on: Debian 13).
+    UnitModes,
+    /// 2.0: one process, no modes (Debian 14).
+    OneProcess,
+}
+
+impl Generation {
+    /// The generation of a Debian package version such as `1.2-14+b1`.
+    ///
+    /// # Errors
+    /// No version, or one of a generation that nobody has seen yet.
+    pub fn of(version: &str) -> Result<Generation> {
+        let Ok(found) = version.parse::<Version>() else { bail!("portsentry's version `{version}` is none that dpkg knows") };
+        let from = |text: &str| text.parse::<Version>().is_ok_and(|first| found >= first);
+        if from("3~") {
+            bail!("portsentry {version} is newer than this program knows (1.2 and 2.0); nothing was changed");
+        }
+        Ok(if from("2~") {
+            Generation::OneProcess
+        } else if from("1.2-15~") {
+            Generation::UnitModes
+        } else {
+            Generation::SysvModes
+        })
+    }
+
+    /// The units that run it when it is configured as the article wants.
+    pub fn units(self) -> &'static [&'static str] {
+        match self {
+            Generation::UnitModes => &["portsentry@atcp.service", "portsentry@audp.service"],
+            Generation::SysvModes | Generation::OneProcess => &["portsentry.service"],
+        }
+    }
+
+    /// Where its daemon writes the hosts that it caught, as this program configures it.
+    pub fn history(self) -> &'static str {
+        match self {
+            Generation::OneProcess => "/var/log/portsentry.log",
+            _ => "/var/lib/portsentry/portsentry.history",
+        }
+    }
+
+    /// The file that an administrator edits to name hosts that are never blocked.
+    pub fn ignore_list(self) -> &'static str {
+        match self {
+            Generation::OneProcess => "/etc/portsentry/portsentry.ignore",
+            _ => "/etc/portsentry/portsentry.ignore.static",
+        }
+    }
+
+    /// Whether it sees IPv6 at all (trap 29).
+    pub fn sees_ipv6(self) -> bool {
+        self == Generation::OneProcess
+    }
+}
+
+/// /etc/os-release, as far as it is shown.
+#[derive(Debug, Clone, Default)]
+pub struct Release {
+    pub id: String,
+    pub like: String,
+    pub name: String,
+}
+
+/// What this host is, read once; what costs a process is asked for by those who need it.
+#[derive(Debug, Clone)]
+pub struct Facts {
+    pub release: Release,
+    pub packages: Packages,
+    /// Of the installed portsentry.
+    pub generation: Option<Generation>,
+    pub manager: ServiceManager,
+    pub units: Units,
+    pub processes: Vec<Process>,
+    pub network: Network,
+    pub firewall: Firewall,
+    pub chaos: ChaosSupport,
+}
+
+/// The packages that any decision looks at.
+const PACKAGES: [&str; 10] = [
+    "portsentry",
+    "fail2ban",
+    "iptables",
+    "nftables",
+    "tcpd",
+    "python3-systemd",
+    "rsyslog",
+    "xtables-addons-common",
+    "xtables-addons-dkms",
+    "harden-portsentry",
+];
+
+const UNITS: [&str; 6] = [
+    "portsentry.service",
+    "portsentry@atcp.service",
+    "portsentry@audp.service",
+    "portsentry@tcp.service",
+    "portsentry@udp.service",
+    "fail2ban.service",
+];
+
+impl Facts {
+    /// Reads them all off `host`.
+    ///
+    /// # Errors
+    /// It is no Debian, or dpkg or systemctl cannot be asked.
+    pub fn read(host: &Host) -> Result<Facts> {
+        let release = Release::read(host)?;
+        let packages = Packages::ask(host, &PACKAGES)?;
+        let generation = packages.get("portsentry").map(|package| Generation::of(&package.version)).transpose()?;
+        let manager = host.service_manager();
+        let units = host.units(&manager, &UNITS)?;
+        let processes = if host.is_live() { Process::named(&["portsentry", "fail2ban-server"]) } else { Vec::new() };
+        Ok(Facts {
+            release,
+            packages,
+            generation,
+            manager,
+            units,
+            processes,
+            network: Network::read(host),
+            firewall: Firewall::read(host),
+            chaos: ChaosSupport::probe(host),
+        })
+    }
+
+    /// The running portsentry processes.
+    pub fn portsentries(&self) -> impl Iterator<Item = &Process> {
+        self.processes.iter().filter(|process| process.program() == "portsentry")
+    }
+
+    /// The running fail2ban server.
+    pub fn fail2ban(&self) -> Option<&Process> {
+        self.processes.iter().find(|process| process.program() == "fail2ban-server")
+    }
+}
+
+impl Release {
+    fn read(host: &Host) -> Result<Release> {
+        let Some(text) = host.text("/etc/os-release").or_else(|| host.text("/usr/lib/os-release")) else {
+            bail!("{} has no /etc/os-release, so it is no Debian that this program knows", host.root().display());
+        };
+        let get = |key: &str| {
+            let value = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('='));
+            value.unwrap_or_default().trim_matches(['"', '\'']).to_owned()
+        };
+        let release = Release { id: get("ID"), like: get("ID_LIKE"), name: get("PRETTY_NAME") };
+        let debian = release.id == "debian" || release.like.split_whitespace().any(|id| id == "debian");
+        if !debian || !host.exists("/var/lib/dpkg/status") {
+            bail!("this is {}, and this program knows only Debian and what is made from it (dpkg, apt)", release.shown());
+        }
+        Ok(release)
+    }
+
+    /// The name in few words: `Debian 12`.
+    pub fn shown(&self) -> String {
+        let name = if self.name.is_empty() { &self.id } else { &self.name };
+        name.split('(').next().unwrap_or(name).trim().replace("GNU/Linux ", "")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_packages_version_decides_the_generation() {
+        let cases = [
+            ("1.2-14", Generation::SysvModes),
+            ("1.2-14+b1", Generation::SysvModes),
+            ("1.2-15", Generation::UnitModes),
+            ("1.2-16", Generation::UnitModes),
+            ("2.0~rc1-1", Generation::OneProcess),
+            ("2.0.7-1", Generation::OneProcess),
+        ];
+        for (version, generation) in cases {
+            assert_eq!(Generation::of(version).unwrap(), generation, "{version}");
+        }
+        assert!(Generation::of("3.0-1").is_err());
+    }
+}

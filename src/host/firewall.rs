@@ -1,0 +1,141 @@
+//! What the packet filter says: asked of the kernel through iptables and nft, never of our own notes.
+
+use std::net::IpAddr;
+
+use super::Host;
+use super::commands::Invocation;
+
+/// Which kernel interface `iptables` speaks to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Backend {
+    Nft,
+    Legacy,
+    /// There is no /usr/sbin/iptables.
+    Missing,
+}
+
+/// The packet filter as it stands.
+#[derive(Debug, Clone)]
+pub struct Firewall {
+    pub backend: Backend,
+    /// INPUT drops or rejects what no rule accepts: portsentry 1.2 is blind behind it (trap 11).
+    pub input_drops: bool,
+}
+
+/// The rules of one family, as `iptables -S` prints them.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct RuleList(Vec<String>);
+
+impl Firewall {
+    /// Asks iptables, and nft for chains that iptables does not show.
+    pub fn read(host: &Host) -> Firewall {
+        if !host.exists(program(false)) {
+            return Firewall { backend: Backend::Missing, input_drops: host.is_live() && nft_input_drops(host) };
+        }
+        let real = host.real_path(program(false).as_ref()).unwrap_or_default();
+        let legacy = real.to_string_lossy().contains("legacy");
+        let backend = if legacy { Backend::Legacy } else { Backend::Nft };
+        if !host.is_live() {
+            return Firewall { backend, input_drops: false };
+        }
+        let policy = Invocation::new(program(false), &["-S", "INPUT"]).run();
+        let drops = policy.is_ok_and(|output| output.stdout.lines().any(|line| line == "-P INPUT DROP"));
+        Firewall { backend, input_drops: drops || nft_input_drops(host) }
+    }
+
+    /// The backend in the words that administrators use.
+    pub fn name(&self) -> &'static str {
+        match self.backend {
+            Backend::Nft => "iptables-nft",
+            Backend::Legacy => "iptables-legacy",
+            Backend::Missing => "no iptables",
+        }
+    }
+}
+
+/// `/usr/sbin/iptables` or `ip6tables`: the path that is there on all of Debian 11 to 14, merged /usr or not
+/// (trap 16).
+pub fn program(ipv6: bool) -> &'static str {
+    if ipv6 { "/usr/sbin/ip6tables" } else { "/usr/sbin/iptables" }
+}
+
+/// A base chain of the input hook with policy drop, of any table.
+fn nft_input_drops(host: &Host) -> bool {
+    if !host.exists("/usr/sbin/nft") {
+        return false;
+    }
+    let chains = Invocation::new("/usr/sbin/nft", &["list", "chains"]).run();
+    chains.is_ok_and(|output| {
+        output.stdout.lines().any(|line| line.contains("hook input") && line.contains("policy drop"))
+    })
+}
+
+impl RuleList {
+    /// The rules of all chains of the filter table; empty where the family's program is missing or refuses.
+    pub fn read(host: &Host, ipv6: bool) -> RuleList {
+        if !host.is_live() || !host.exists(program(ipv6)) {
+            return RuleList::default();
+        }
+        let listed = Invocation::new(program(ipv6), &["-w", "5", "-S"]).run();
+        RuleList(listed.map(|output| output.stdout.lines().map(str::to_owned).collect()).unwrap_or_default())
+    }
+
+    /// The rules that match packets from `address` alone.
+    pub fn about(&self, address: IpAddr) -> impl Iterator<Item = &str> {
+        let bits = if address.is_ipv4() { 32 } else { 128 };
+        let wanted = format!(" -s {address}/{bits} ");
+        self.0.iter().map(String::as_str).filter(move |rule| rule.contains(&wanted))
+    }
+
+    /// Whether this very rule is among them.
+    pub fn contains(&self, rule: &str) -> bool {
+        self.0.iter().any(|one| one == rule)
+    }
+
+    /// As text, a rule a line.
+    pub fn text(&self) -> String {
+        self.0.join("\n")
+    }
+
+    /// From text, a rule a line.
+    pub fn from_text(text: &str) -> RuleList {
+        RuleList(text.lines().map(str::to_owned).collect())
+    }
+}
+
+impl Host {
+    /// Deletes the rule that `-A CHAIN …`, as `iptables -S` prints it, stands for.
+    ///
+    /// # Errors
+    /// iptables' own words.
+    pub fn delete_rule(&self, ipv6: bool, rule: &str) -> anyhow::Result<()> {
+        let mut words = vec!["-w", "5", "-D"];
+        words.extend(rule.split_whitespace().skip(1));
+        Invocation::new(program(ipv6), &words).demand()?;
+        Ok(())
+    }
+
+    /// Whether the kernel takes the rule `-s ADDRESS -j target`, tried in a network namespace of its own
+    /// that is gone afterwards. `Err` carries what iptables said.
+    pub fn try_rule(&self, ipv6: bool, target: &str) -> Result<(), String> {
+        let address = if ipv6 { "2001:db8::1" } else { "192.0.2.1" }; // RFC 3849, RFC 5737: documentation
+        let words = ["--net", "--", program(ipv6), "-w", "5", "-I", "INPUT", "-s", address, "-j", target];
+        match Invocation::new("unshare", &words).run() {
+            Ok(output) if output.ok() => Ok(()),
+            Ok(output) => Err(output.last_words()),
+            Err(error) => Err(format!("{error:#}")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_not_taken_for_its_neighbour() {
+        let rules = RuleList::from_text("-P INPUT ACCEPT\n-A INPUT -s 203.0.113.9/32 -j DROP\n-A INPUT -s 203.0.113.99/32 -j DROP");
+        let found: Vec<_> = rules.about([203, 0, 113, 9].into()).collect();
+        assert_eq!(found, ["-A INPUT -s 203.0.113.9/32 -j DROP"]);
+    }
+}

@@ -1,0 +1,68 @@
+//! The only code that touches this machine: files, commands, packages, units, and facts read off it.
+//!
+//! A [`Host`] has a root directory, so that the same code serves `/`, a mounted image and a fixture.
+
+mod chaos;
+mod commands;
+mod dpkg_archive;
+mod facts;
+mod files;
+mod firewall;
+mod lock;
+mod network;
+mod packages;
+mod processes;
+mod ssh_client;
+mod units;
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+
+pub use chaos::ChaosSupport;
+pub use commands::{CommandOutput, Invocation};
+pub use facts::{Facts, Generation, Release};
+pub use files::{FileState, Link, sibling_for_writing};
+pub use firewall::{Backend, Firewall, RuleList};
+pub use lock::Lock;
+pub use network::{Network, SourcedAddress};
+pub use packages::{Candidate, Installed, Packages, Simulation};
+pub use processes::Process;
+pub use ssh_client::ssh_client;
+pub use units::{ServiceManager, UnitState, Units};
+
+/// A Debian to look at and to change: the running one, or a root directory that is not running.
+#[derive(Debug, Clone)]
+pub struct Host {
+    root: PathBuf,
+}
+
+impl Host {
+    /// The Debian below `root`; `/` is the running one.
+    ///
+    /// # Errors
+    /// `root` does not exist or is no directory.
+    pub fn new(root: &Path) -> Result<Host> {
+        let root = std::fs::canonicalize(root)
+            .with_context(|| format!("cannot use --root {}", root.display()))?;
+        if !root.is_dir() {
+            bail!("cannot use --root {}: it is not a directory", root.display());
+        }
+        Ok(Host { root })
+    }
+
+    /// Whether this is the running system: services can be started, the kernel can be asked.
+    pub fn is_live(&self) -> bool {
+        self.root == Path::new("/")
+    }
+
+    /// The directory that stands for `/`.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Where `path`, absolute within this Debian, is seen from outside; links are not followed.
+    pub fn outside(&self, path: &Path) -> PathBuf {
+        self.root.join(path.strip_prefix("/").unwrap_or(path))
+    }
+}

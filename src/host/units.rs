@@ -1,0 +1,194 @@
+//! Services: by systemd where it is process 1, by sysv scripts elsewhere, by links alone in an image.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+
+use super::commands::Invocation;
+use super::{Host, Link};
+
+/// What starts services here.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ServiceManager {
+    Systemd,
+    /// sysv scripts, called by hand: process 1 is something else.
+    Sysv,
+    /// Nothing may be started; the reason in words.
+    Forbidden(String),
+}
+
+/// What systemd says of a unit; in an image, what its links say.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct UnitState {
+    /// `loaded`, `masked`, `not-found`; empty where nothing is known.
+    pub load: String,
+    /// `active`, `inactive`, `failed`, `activating`.
+    pub active: String,
+    /// `enabled`, `disabled`, `generated`, `masked`, `static`; empty for a missing unit.
+    pub enabled: String,
+    pub main_pid: u32,
+    /// Automatic restarts since the unit was started by hand.
+    pub restarts: u32,
+    /// Its file changed since systemd read it.
+    pub needs_reload: bool,
+}
+
+/// The units that were asked for, by name.
+pub type Units = BTreeMap<String, UnitState>;
+
+const PROPERTIES: &str = "Id,LoadState,ActiveState,UnitFileState,MainPID,NRestarts,NeedDaemonReload";
+const WANTS: &str = "/etc/systemd/system/multi-user.target.wants";
+
+impl Host {
+    /// What starts services on this host.
+    pub fn service_manager(&self) -> ServiceManager {
+        if !self.is_live() {
+            return ServiceManager::Forbidden("this is an image, not a running system".to_owned());
+        }
+        if Path::new("/run/systemd/system").is_dir() {
+            return ServiceManager::Systemd;
+        }
+        let policy = Path::new("/usr/sbin/policy-rc.d");
+        if policy.exists() {
+            let asked = Invocation::new("/usr/sbin/policy-rc.d", &["portsentry", "start"]).run();
+            if asked.is_ok_and(|answer| answer.status == Some(101)) {
+                return ServiceManager::Forbidden("/usr/sbin/policy-rc.d forbids starting services (exit status 101)".to_owned());
+            }
+        }
+        ServiceManager::Sysv
+    }
+
+    /// The states of `names`, by one call.
+    ///
+    /// # Errors
+    /// systemctl cannot be run.
+    pub fn units(&self, manager: &ServiceManager, names: &[&str]) -> Result<Units> {
+        if *manager != ServiceManager::Systemd {
+            return Ok(names.iter().map(|&name| (name.to_owned(), self.unit_by_links(name))).collect());
+        }
+        let mut words = vec!["show".to_owned(), format!("--property={PROPERTIES}")];
+        words.extend(names.iter().map(|&name| name.to_owned()));
+        let output = Invocation::new("systemctl", &words).demand()?;
+        // Answered in the order asked; a masked or aliased unit may call itself otherwise, so by position.
+        Ok(names.iter().zip(output.stdout.split("\n\n")).map(|(&name, block)| (name.to_owned(), parse_show(block))).collect())
+    }
+
+    fn unit_by_links(&self, name: &str) -> UnitState {
+        let template = name.split_once('@').map(|(stem, _)| format!("{stem}@.service"));
+        let file = template.as_deref().unwrap_or(name);
+        let places = ["/etc/systemd/system", "/lib/systemd/system", "/usr/lib/systemd/system"];
+        let found = places.iter().find(|place| self.exists(&format!("{place}/{file}")));
+        let masked = places
+            .iter()
+            .any(|place| self.link(&Path::new(place).join(file)).is_some_and(|link| link.target == Path::new("/dev/null")));
+        let wanted = self.link(&Path::new(WANTS).join(name)).is_some();
+        let stem = name.trim_end_matches(".service");
+        let sysv = self.exists(&format!("/etc/init.d/{stem}"));
+        let (load, enabled) = match (masked, found) {
+            (true, _) => ("masked", "masked"),
+            (false, Some(_)) => ("loaded", if wanted { "enabled" } else { "disabled" }),
+            (false, None) if sysv => ("loaded", "generated"),
+            (false, None) => ("not-found", ""),
+        };
+        UnitState { load: load.to_owned(), enabled: enabled.to_owned(), ..UnitState::default() }
+    }
+
+    /// Enables or disables `unit` for the next boot.
+    ///
+    /// # Errors
+    /// systemctl's own words, or a link that cannot be changed.
+    pub fn set_enabled(&self, unit: &str, on: bool) -> Result<()> {
+        let link = self.wants_link(unit);
+        if self.service_manager() == ServiceManager::Systemd {
+            let verb = if on { "enable" } else { "disable" };
+            let output = Invocation::new("systemctl", &[verb, unit]).run()?;
+            // A unit whose file went with an upgrade can no longer be disabled by name; its link can go.
+            if output.ok() || !on {
+                return if on { Ok(()) } else { self.remove(&link.path) };
+            }
+            bail!("cannot {verb} {unit}: {}", output.last_words());
+        }
+        if on { self.make_link(&link) } else { self.remove(&link.path) }
+    }
+
+    /// The link in multi-user.target.wants that enables `unit`.
+    pub fn wants_link(&self, unit: &str) -> Link {
+        let file = unit.split_once('@').map_or(unit.to_owned(), |(stem, _)| format!("{stem}@.service"));
+        let home = ["/usr/lib/systemd/system", "/lib/systemd/system"]
+            .into_iter()
+            .find(|home| self.exists(&format!("{home}/{file}")))
+            .unwrap_or("/lib/systemd/system");
+        Link { path: PathBuf::from(WANTS).join(unit), target: Path::new(home).join(file) }
+    }
+
+    /// Restarts `service` (without `.service`), starting it if it does not run.
+    ///
+    /// # Errors
+    /// The service manager's own words, or that nothing may be started here.
+    pub fn restart(&self, unit: &str) -> Result<()> {
+        self.act(unit, "restart")
+    }
+
+    /// Stops `unit`; one that does not run is no error.
+    ///
+    /// # Errors
+    /// As [`Host::restart`].
+    pub fn stop(&self, unit: &str) -> Result<()> {
+        self.act(unit, "stop")
+    }
+
+    fn act(&self, unit: &str, verb: &str) -> Result<()> {
+        let limit = Duration::from_secs(120);
+        match self.service_manager() {
+            ServiceManager::Forbidden(why) => bail!("cannot {verb} {unit}: {why}"),
+            ServiceManager::Systemd => {
+                if verb == "restart" {
+                    // Five starts in ten seconds hit the start limit, and then even a good one is refused (trap 19).
+                    Invocation::new("systemctl", &["reset-failed", unit]).run()?;
+                }
+                let output = Invocation::new("systemctl", &[verb, unit]).within(limit).run()?;
+                if !output.ok() && !(verb == "stop" && output.stderr.contains("not loaded")) {
+                    let log = Invocation::new("journalctl", &["-u", unit, "-n", "5", "-o", "cat", "--no-pager"]).run();
+                    bail!("cannot {verb} {unit}: {}\n{}", output.last_words(), log.map(|log| log.stdout).unwrap_or_default());
+                }
+                Ok(())
+            }
+            ServiceManager::Sysv => {
+                let name = unit.trim_end_matches(".service");
+                let script = format!("/etc/init.d/{name}");
+                if !self.exists(&script) {
+                    bail!("cannot {verb} {name}: there is no systemd and no {script}");
+                }
+                Invocation::new("service", &[name, verb]).within(limit).demand()?;
+                Ok(())
+            }
+        }
+    }
+
+    /// Makes systemd read changed unit files.
+    ///
+    /// # Errors
+    /// systemctl's own words.
+    pub fn reload_units(&self) -> Result<()> {
+        if self.service_manager() == ServiceManager::Systemd {
+            Invocation::new("systemctl", &["daemon-reload"]).demand()?;
+        }
+        Ok(())
+    }
+}
+
+fn parse_show(block: &str) -> UnitState {
+    let get = |key: &str| {
+        block.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('=')).unwrap_or_default().to_owned()
+    };
+    UnitState {
+        load: get("LoadState"),
+        active: get("ActiveState"),
+        enabled: get("UnitFileState"),
+        main_pid: get("MainPID").parse().unwrap_or(0),
+        restarts: get("NRestarts").parse().unwrap_or(0),
+        needs_reload: get("NeedDaemonReload") == "yes",
+    }
+}
