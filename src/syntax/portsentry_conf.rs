@@ -1,0 +1,823 @@
+//! `/etc/portsentry/portsentry.conf` of both generations.
+//!
+//! The format, measured on 2026-11-24 with the daemons themselves (1.2-14+b1 in a bookworm box by the ports that it
+//! then opened and the commands that it ran; 2.0.7-1 in a forky box by `portsentry -d`, which prints the result):
+//!
+//! | line | 1.2 | 2.0.7 |
+//! |---|---|---|
+//! | `K="a"`, `K = "a"`, `K=<tab>"a"` | a | a |
+//! | `K<tab>="a"` | not seen | a |
+//! | `K="a"` then `K="b"` | **a** | **b** |
+//! | ` K="a"`, `k="a"` | not seen | does not start |
+//! | `K=a`, `K='a'` | key skipped, later good lines of it too | does not start |
+//! | `K "a"`, `K=x "a"`, `K="a` | a | does not start |
+//! | `K=""` | empty | does not start |
+//! | `K="a" # c`, `K="a"x`, `K="a"<CR>` | a | a |
+//! | `K="a "b" c"`, `K="a \"b"` | ends at the second quote; no escape | same |
+//! | a tab or a byte above 126 in a value | value ends there | kept |
+//! | `X="1"`, a key it does not know | not seen | does not start |
+//! | ` # c`, a line of blanks, a BOM, `foo` | not seen | does not start |
+//! | 1023 bytes or more, comments too | the rest is a line of its own | same |
+//!
+//! And 1.2 finds a key anywhere in a line: of `BLOCK_TCP="0" # TCP_PORTS` it takes TCP_PORTS to be 0, because the
+//! line contains the name and its tenth byte, where the name would end, is `=`. [`PortsentryConf::get`] answers what
+//! the daemon takes, [`PortsentryConf::problems`] what it trips over.
+
+use super::lines::{self, Line, shown, trim, trim_start};
+use super::{Dialect, SyntaxError, ValueError};
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+/// Keys that both generations read.
+const SHARED_KEYS: &[&str] = &[
+    "TCP_PORTS",
+    "UDP_PORTS",
+    "IGNORE_FILE",
+    "HISTORY_FILE",
+    "BLOCKED_FILE",
+    "RESOLVE_HOST",
+    "BLOCK_TCP",
+    "BLOCK_UDP",
+    "KILL_ROUTE",
+    "KILL_HOSTS_DENY",
+    "KILL_RUN_CMD",
+    "KILL_RUN_CMD_FIRST",
+    "SCAN_TRIGGER",
+    "PORT_BANNER",
+];
+
+/// Keys that only 1.2 reads; 2.0 does not start with them (trap 12).
+const V1_KEYS: &[&str] = &[
+    "ADVANCED_PORTS_TCP",
+    "ADVANCED_PORTS_UDP",
+    "ADVANCED_EXCLUDE_TCP",
+    "ADVANCED_EXCLUDE_UDP",
+];
+
+/// Both daemons read at most this many bytes as one line; what follows is a line of its own to them.
+const LONGEST_LINE: usize = 1023;
+
+/// A parsed portsentry.conf. Lines that nobody edits keep their bytes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PortsentryConf {
+    lines: Vec<Line>,
+}
+
+/// Where key and value stand in an active line.
+struct Assignment {
+    key: Range<usize>,
+    /// From the key's end to the opening quote.
+    separator: Range<usize>,
+    /// Between the quotes.
+    value: Range<usize>,
+    closed: bool,
+    /// `=` with blanks or tabs around it and nothing else.
+    clean: bool,
+}
+
+impl Assignment {
+    /// `None` for comments, blank lines, and what no daemon reads.
+    fn of(text: &[u8]) -> Option<Self> {
+        let key = 0..text
+            .iter()
+            .take_while(|&&b| b.is_ascii_uppercase() || b.is_ascii_digit() || b == b'_')
+            .count();
+        let quote = text.iter().position(|&b| b == b'"')?;
+        if !text.first()?.is_ascii_uppercase() || quote < key.end {
+            return None;
+        }
+        let separator = key.end..quote;
+        let clean = trim(&text[separator.clone()]) == b"=";
+        let read_by_v1 = matches!(text[separator.clone()].first(), Some(b' ' | b'='))
+            && known_key(&text[key.clone()]);
+        if !clean && !read_by_v1 {
+            return None;
+        }
+        let end = text[quote + 1..].iter().position(|&b| b == b'"');
+        let value = quote + 1..end.map_or(text.len(), |n| quote + 1 + n);
+        Some(Self {
+            key,
+            separator,
+            value,
+            closed: end.is_some(),
+            clean,
+        })
+    }
+
+    fn key<'a>(&self, text: &'a [u8]) -> &'a str {
+        std::str::from_utf8(&text[self.key.clone()]).unwrap_or_default()
+    }
+
+    /// Nothing about the line that either generation would misread.
+    fn read_by_both(&self, text: &[u8]) -> bool {
+        self.clean && self.closed && text[self.separator.start] != b'\t'
+    }
+}
+
+fn known_key(key: &[u8]) -> bool {
+    SHARED_KEYS
+        .iter()
+        .chain(V1_KEYS)
+        .any(|k| k.as_bytes() == key)
+}
+
+impl PortsentryConf {
+    /// Reads a configuration of either generation.
+    ///
+    /// # Errors
+    /// The first line that neither daemon could read as it is meant: not blank, not a comment, not `KEY="value"`.
+    /// What one of the two reads is accepted here and reported by [`Self::problems`].
+    pub fn parse(bytes: &[u8]) -> Result<Self, SyntaxError> {
+        let lines = lines::split(bytes);
+        for (index, line) in lines.iter().enumerate() {
+            let content = trim_start(&line.text);
+            let readable =
+                content.is_empty() || content[0] == b'#' || Assignment::of(&line.text).is_some();
+            if !readable {
+                return Err(SyntaxError::new(index + 1, unreadable(&line.text)));
+            }
+        }
+        Ok(Self { lines })
+    }
+
+    /// The file as it should be written. Without edits, the bytes that were parsed.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        lines::join(&self.lines)
+    }
+
+    /// The value that this generation's daemon takes for `key`, or `None` if it takes none: the first occurrence in
+    /// 1.2, the last in 2.0. Bytes that are no UTF-8 come out as U+FFFD.
+    pub fn get(&self, key: &str, dialect: Dialect) -> Option<Cow<'_, str>> {
+        let value = match dialect {
+            Dialect::V1 => self.v1_takes(key)?.value?,
+            Dialect::V2 => self
+                .assignments(key)
+                .last()
+                .map(|(i, a)| &self.lines[i].text[a.value])?,
+        };
+        Some(String::from_utf8_lossy(value))
+    }
+
+    /// Every active occurrence of `key`: line (from 1) and value.
+    pub fn all(&self, key: &str) -> Vec<(usize, Cow<'_, str>)> {
+        self.assignments(key)
+            .map(|(i, a)| (i + 1, String::from_utf8_lossy(&self.lines[i].text[a.value])))
+            .collect()
+    }
+
+    /// Every active line: line number (from 1) and key.
+    pub fn keys(&self) -> impl Iterator<Item = (usize, &str)> {
+        self.lines
+            .iter()
+            .enumerate()
+            .filter_map(|(i, l)| Some((i + 1, Assignment::of(&l.text)?.key(&l.text))))
+    }
+
+    /// Makes `key="value"` the one active line of `key`.
+    ///
+    /// An active line is edited in place and keeps its spacing and what follows the value; further active ones are
+    /// commented out. Without an active line a new one is put after the last commented-out `#KEY="…"`, or else at the
+    /// end. Setting what is set changes nothing.
+    ///
+    /// # Errors
+    /// A value that a daemon would not read back as written: empty, with a double quote (there is no escape for it),
+    /// with anything but printable ASCII (1.2 ends the value there), or too long.
+    pub fn set(&mut self, key: &str, value: &str) -> Result<(), ValueError> {
+        writable(key, value)?;
+        let active: Vec<usize> = self.assignments(key).map(|(i, _)| i).collect();
+        let Some(&first) = active.first() else {
+            self.insert(key, value);
+            return Ok(());
+        };
+        // The one that already says so makes the smaller change.
+        let kept = active
+            .iter()
+            .copied()
+            .find(|&i| self.says(i, value))
+            .unwrap_or(first);
+        let edited = self.edited(kept, value);
+        if edited.len() >= LONGEST_LINE {
+            return Err(ValueError::new(key, too_long(edited.len())));
+        }
+        self.lines[kept].text = edited;
+        for i in active.into_iter().filter(|&i| i != kept) {
+            self.lines[i].text.insert(0, b'#');
+        }
+        Ok(())
+    }
+
+    /// Comments out every active occurrence of `key` with a `#` in front.
+    pub fn comment_out(&mut self, key: &str) {
+        let active: Vec<usize> = self.assignments(key).map(|(i, _)| i).collect();
+        for i in active {
+            self.lines[i].text.insert(0, b'#');
+        }
+    }
+
+    /// What this generation's daemon does not read as a person reads it, in the order of lines. With 2.0 each of
+    /// these but a doubled key keeps the daemon from starting.
+    pub fn problems(&self, dialect: Dialect) -> Vec<SyntaxError> {
+        let mut found = self.doubled_keys(dialect);
+        for (index, line) in self.lines.iter().enumerate() {
+            let message = match dialect {
+                Dialect::V1 => v1_problem(&line.text),
+                Dialect::V2 => v2_problem(&line.text),
+            };
+            found.extend(message.map(|m| SyntaxError::new(index + 1, m)));
+        }
+        if dialect == Dialect::V1 {
+            found.extend(self.v1_mistaken_keys());
+        }
+        found.sort_by_key(|e| e.line);
+        found
+    }
+
+    fn assignments(&self, key: &str) -> impl Iterator<Item = (usize, Assignment)> {
+        self.lines.iter().enumerate().filter_map(move |(i, line)| {
+            let found = Assignment::of(&line.text)?;
+            (found.key(&line.text) == key).then_some((i, found))
+        })
+    }
+
+    /// Whether line `index` already says `value`, in a form that both generations read.
+    fn says(&self, index: usize, value: &str) -> bool {
+        let text = &self.lines[index].text;
+        Assignment::of(text)
+            .is_some_and(|a| a.read_by_both(text) && text[a.value] == *value.as_bytes())
+    }
+
+    fn edited(&self, index: usize, value: &str) -> Vec<u8> {
+        let text = &self.lines[index].text;
+        let Some(found) = Assignment::of(text) else {
+            return text.clone();
+        };
+        let separator = if found.read_by_both(text) {
+            &text[found.separator.clone()]
+        } else {
+            b"="
+        };
+        let rest = if found.closed {
+            &text[found.value.end..]
+        } else {
+            b"\""
+        };
+        [&text[found.key], separator, b"\"", value.as_bytes(), rest].concat()
+    }
+
+    fn insert(&mut self, key: &str, value: &str) {
+        let template = self.lines.iter().rposition(|l| commented_out(&l.text, key));
+        let at = template.map_or(self.lines.len(), |i| i + 1);
+        let mut new = Line::new(format!("{key}=\"{value}\""));
+        if let Some(before) = at.checked_sub(1).map(|i| &mut self.lines[i]) {
+            match before.end {
+                lines::End::Missing => before.end = lines::End::Newline,
+                end => new.end = end,
+            }
+        }
+        self.lines.insert(at, new);
+    }
+
+    /// Keys with several active lines that do not agree, and which line the daemon follows.
+    fn doubled_keys(&self, dialect: Dialect) -> Vec<SyntaxError> {
+        let mut seen: BTreeMap<&str, Vec<(usize, &[u8])>> = BTreeMap::new();
+        for (i, line) in self.lines.iter().enumerate() {
+            if let Some(a) = Assignment::of(&line.text) {
+                seen.entry(a.key(&line.text))
+                    .or_default()
+                    .push((i + 1, &line.text[a.value]));
+            }
+        }
+        let differing = seen
+            .into_iter()
+            .filter(|(_, at)| at.iter().any(|(_, value)| *value != at[0].1));
+        differing
+            .map(|(key, at)| {
+                let (first, last) = (at[0].0, at[at.len() - 1].0);
+                let (taken, wins) = match dialect {
+                    Dialect::V1 => (first, "1.2 takes the first"),
+                    Dialect::V2 => (last, "2.0 takes the last"),
+                };
+                let other = if taken == first { last } else { first };
+                SyntaxError::new(other, format!("{key} is doubled: portsentry {wins}, line {taken}. Put # before the line that you do not mean"))
+            })
+            .collect()
+    }
+
+    /// Lines of which 1.2 takes a key that is not theirs.
+    fn v1_mistaken_keys(&self) -> Vec<SyntaxError> {
+        SHARED_KEYS
+            .iter()
+            .chain(V1_KEYS)
+            .filter_map(|key| {
+                let taken = self.v1_takes(key)?;
+                let own = taken.whole_line && Assignment::of(&self.lines[taken.index].text).is_some_and(|a| a.key(&self.lines[taken.index].text) == *key);
+                let message = format!("portsentry 1.2 takes this line for {key}, because it contains that name. Reword the line, or move it below {key}");
+                (!own).then(|| SyntaxError::new(taken.index + 1, message))
+            })
+            .collect()
+    }
+
+    /// Looks `key` up the way 1.2 does: the first line that does not start with `#`, contains the name anywhere, and
+    /// has a blank or `=` at the column where the name would end if it stood first.
+    fn v1_takes(&self, key: &str) -> Option<V1Take<'_>> {
+        for (index, line) in self.lines.iter().enumerate() {
+            for (n, piece) in as_read(&line.text).enumerate() {
+                let named = piece.windows(key.len().max(1)).any(|w| w == key.as_bytes());
+                if piece.starts_with(b"#")
+                    || !named
+                    || !matches!(piece.get(key.len()), Some(b' ' | b'='))
+                {
+                    continue;
+                }
+                let value = piece.iter().position(|&b| b == b'"').map(|quote| {
+                    let value = &piece[quote + 1..];
+                    let end = value.iter().position(|&b| b == b'"' || !printable(b));
+                    &value[..end.unwrap_or(value.len())]
+                });
+                return Some(V1Take {
+                    index,
+                    whole_line: n == 0,
+                    value,
+                });
+            }
+        }
+        None
+    }
+}
+
+/// What 1.2 found for a key.
+struct V1Take<'a> {
+    index: usize,
+    /// False for the rest of a line longer than its buffer.
+    whole_line: bool,
+    /// `None` without a quote: 1.2 then goes without the key.
+    value: Option<&'a [u8]>,
+}
+
+/// A line in the pieces that the daemons read it in, each up to its first NUL.
+fn as_read(text: &[u8]) -> impl Iterator<Item = &[u8]> {
+    text.chunks(LONGEST_LINE)
+        .map(|piece| piece.split(|&b| b == 0).next().unwrap_or_default())
+}
+
+fn printable(byte: u8) -> bool {
+    byte == b' ' || byte.is_ascii_graphic()
+}
+
+/// Whether `text` is `#KEY="…"`, with blanks where people put them.
+fn commented_out(text: &[u8], key: &str) -> bool {
+    let body = &text[text
+        .iter()
+        .take_while(|&&b| b == b'#' || lines::is_blank(b))
+        .count()..];
+    let after = body
+        .strip_prefix(key.as_bytes())
+        .map(trim_start)
+        .and_then(|t| t.strip_prefix(b"="))
+        .map(trim_start);
+    text.starts_with(b"#") && after.is_some_and(|t| t.starts_with(b"\""))
+}
+
+fn writable(key: &str, value: &str) -> Result<(), ValueError> {
+    let refuse = |message: String| Err(ValueError::new(key, message));
+    if Assignment::of(format!("{key}=\"v\"").as_bytes()).is_none_or(|a| a.key.end != key.len()) {
+        return refuse("is not a key: use capitals, digits and _".to_owned());
+    }
+    if value.is_empty() {
+        return refuse("the value is empty, with which portsentry 2.0 does not start. Comment the key out instead".to_owned());
+    }
+    if value.contains('"') {
+        return refuse("the value has a double quote, at which portsentry ends it. Use single quotes inside a command".to_owned());
+    }
+    if let Some(c) = value
+        .chars()
+        .find(|c| !c.is_ascii() || !printable(*c as u8))
+    {
+        return refuse(format!(
+            "the value has {c:?}, at which portsentry 1.2 ends it. Use printable ASCII"
+        ));
+    }
+    let length = key.len() + value.len() + 3;
+    if length >= LONGEST_LINE {
+        refuse(too_long(length))
+    } else {
+        Ok(())
+    }
+}
+
+fn too_long(length: usize) -> String {
+    format!(
+        "the line would have {length} bytes, and portsentry reads {} at most. Put the command into a script",
+        LONGEST_LINE - 1
+    )
+}
+
+/// Why neither daemon reads `text`, and what to write.
+fn unreadable(text: &[u8]) -> String {
+    let line = shown(text);
+    if let Some(rest) = text.strip_prefix(b"\xef\xbb\xbf") {
+        return format!(
+            "starts with a byte order mark, which hides the line from portsentry. Save the file without it: {}",
+            shown(rest)
+        );
+    }
+    let content = trim(text);
+    let name = content
+        .iter()
+        .take_while(|&&b| b.is_ascii_alphanumeric() || b == b'_')
+        .count();
+    let key = String::from_utf8_lossy(&content[..name]).to_ascii_uppercase();
+    let after = trim_start(&content[name..]);
+    let (Some(value), false) = (after.strip_prefix(b"=").map(trim), key.is_empty()) else {
+        return format!(
+            "\"{line}\" is neither a comment nor KEY=\"value\". Put # before it, or write KEY=\"value\""
+        );
+    };
+    let unquoted = match value {
+        [quote @ (b'"' | b'\''), inner @ ..] => {
+            inner.split(|b| b == quote).next().unwrap_or_default()
+        }
+        bare => lines::trim_end(bare.split(|&b| b == b'#').next().unwrap_or_default()),
+    };
+    let what = if text.first().is_some_and(|&b| lines::is_blank(b)) {
+        "has a blank before its key, which hides it from portsentry 1.2 and keeps 2.0 from starting"
+    } else if value.first() != Some(&b'"') {
+        "has no double quotes around its value"
+    } else {
+        "has a key that is not in capitals"
+    };
+    format!("\"{line}\" {what}. Write {key}=\"{}\"", shown(unquoted))
+}
+
+fn v1_problem(text: &[u8]) -> Option<String> {
+    if let Some(message) = long_line(text) {
+        return Some(message);
+    }
+    let found = Assignment::of(text)?;
+    let key = found.key(text);
+    if text[found.separator.start] == b'\t' {
+        return Some(format!(
+            "{key} is followed by a tab, which hides the line from portsentry 1.2. Write {key}=\"{}\"",
+            shown(&text[found.value])
+        ));
+    }
+    let cut = text[found.value].iter().find(|&&b| !printable(b))?;
+    Some(format!(
+        "the value of {key} has the byte 0x{cut:02x}, at which portsentry 1.2 ends it. Use printable ASCII"
+    ))
+}
+
+fn v2_problem(text: &[u8]) -> Option<String> {
+    let refuses = "portsentry 2.0 does not start with it";
+    if let Some(message) = long_line(text) {
+        return Some(message);
+    }
+    if text.is_empty() || text.starts_with(b"#") {
+        return None;
+    }
+    let Some(found) = Assignment::of(text) else {
+        return Some(if trim(text).is_empty() {
+            format!("has nothing but blanks: {refuses}. Empty the line")
+        } else {
+            format!("has a blank before its #: {refuses}. Remove the blank")
+        });
+    };
+    let (key, value) = (found.key(text), &text[found.value.clone()]);
+    if !SHARED_KEYS.contains(&key) {
+        Some(format!(
+            "{key} is not a key of portsentry 2.0: it does not start with it. Put # before the line"
+        ))
+    } else if !found.clean || !found.closed || value.contains(&0) {
+        Some(format!(
+            "is not KEY=\"value\": {refuses}. Write {key}=\"{}\"",
+            shown(value)
+        ))
+    } else if value.is_empty() {
+        Some(format!(
+            "{key} has no value: {refuses}. Put # before the line"
+        ))
+    } else {
+        None
+    }
+}
+
+fn long_line(text: &[u8]) -> Option<String> {
+    let message = || {
+        format!(
+            "has {} bytes, and portsentry reads the rest after {} as a line of its own. Shorten it",
+            text.len(),
+            LONGEST_LINE
+        )
+    };
+    (text.len() >= LONGEST_LINE).then(message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Dialect::{V1, V2};
+    use super::*;
+    use proptest::prelude::*;
+
+    fn conf(text: &str) -> PortsentryConf {
+        PortsentryConf::parse(text.as_bytes()).unwrap()
+    }
+
+    fn after_set(text: &str, key: &str, value: &str) -> String {
+        let mut conf = conf(text);
+        conf.set(key, value).unwrap();
+        let once = conf.to_bytes();
+        conf.set(key, value).unwrap();
+        assert_eq!(conf.to_bytes(), once, "setting it twice changed something");
+        assert_eq!(conf.get(key, V1).as_deref(), Some(value));
+        assert_eq!(conf.get(key, V2).as_deref(), Some(value));
+        assert_eq!(conf.all(key).len(), 1);
+        String::from_utf8(once).unwrap()
+    }
+
+    /// The table of the module's doc comment, as the two programs answered.
+    #[test]
+    fn get_answers_what_the_daemons_answered() {
+        let cases: &[(&str, Option<&str>, Option<&str>)] = &[
+            ("TCP_PORTS=\"11\"\n", Some("11"), Some("11")),
+            ("TCP_PORTS=\"11\"", Some("11"), Some("11")),
+            ("TCP_PORTS = \"11\"\n", Some("11"), Some("11")),
+            ("TCP_PORTS    =    \"11\"\n", Some("11"), Some("11")),
+            ("TCP_PORTS\t=\"11\"\n", None, Some("11")),
+            ("TCP_PORTS=\t\"11\"\n", Some("11"), Some("11")),
+            ("TCP_PORTS=\"11\"\r\n", Some("11"), Some("11")),
+            ("TCP_PORTS=\"11\" # was \"12\"\n", Some("11"), Some("11")),
+            ("TCP_PORTS=\"11\"junk\n", Some("11"), Some("11")),
+            ("TCP_PORTS=\"1 \"2\" 3\"\n", Some("1 "), Some("1 ")),
+            ("TCP_PORTS=\"1\\\"2\"\n", Some("1\\"), Some("1\\")),
+            ("TCP_PORTS=\"1\t2\"\n", Some("1"), Some("1\t2")),
+            ("TCP_PORTS=\"é\"\n", Some(""), Some("é")),
+            (
+                "TCP_PORTS=\"11\"\nTCP_PORTS=\"12\"\n",
+                Some("11"),
+                Some("12"),
+            ),
+            (
+                "#TCP_PORTS=\"11\"\nTCP_PORTS=\"12\"\n",
+                Some("12"),
+                Some("12"),
+            ),
+            (
+                " #TCP_PORTS=\"11\"\nTCP_PORTS=\"12\"\n",
+                Some("12"),
+                Some("12"),
+            ),
+            (
+                "XTCP_PORTS=\"11\"\nTCP_PORTS=\"12\"\n",
+                Some("12"),
+                Some("12"),
+            ),
+            (
+                "TCP_PORTSX=\"11\"\nTCP_PORTS=\"12\"\n",
+                Some("12"),
+                Some("12"),
+            ),
+            (
+                "BLOCK_TCP=\"0\" #TCP_PORTS\nTCP_PORTS=\"12\"\n",
+                Some("0"),
+                Some("12"),
+            ),
+            ("TCP_PORTS=\"\"\nTCP_PORTS=\"12\"\n", Some(""), Some("12")),
+            ("TCP_PORTS \"11\"\n", Some("11"), Some("11")),
+            ("TCP_PORTS=foo \"11\"\n", Some("11"), Some("11")),
+            ("TCP_PORTS=\"11\n", Some("11"), Some("11")),
+            ("", None, None),
+        ];
+        for (text, v1, v2) in cases {
+            assert_eq!(
+                conf(text).get("TCP_PORTS", V1).as_deref(),
+                *v1,
+                "1.2 on {text:?}"
+            );
+            assert_eq!(
+                conf(text).get("TCP_PORTS", V2).as_deref(),
+                *v2,
+                "2.0 on {text:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn one_key_is_not_another_that_starts_the_same() {
+        let text = "KILL_RUN_CMD_FIRST = \"1\"\nKILL_RUN_CMD=\"x\"\n";
+        assert_eq!(conf(text).get("KILL_RUN_CMD", V1).as_deref(), Some("x"));
+        assert_eq!(
+            after_set(text, "KILL_RUN_CMD", "y"),
+            "KILL_RUN_CMD_FIRST = \"1\"\nKILL_RUN_CMD=\"y\"\n"
+        );
+        assert_eq!(
+            conf("KILL_RUN_CMD_FIRST=\"1\"\n").get("KILL_RUN_CMD", V2),
+            None
+        );
+    }
+
+    #[test]
+    fn the_rest_of_a_long_comment_is_a_line_to_the_daemons() {
+        let text = format!("#{}TCP_PORTS=\"11\"\nTCP_PORTS=\"12\"\n", "x".repeat(1022));
+        assert_eq!(conf(&text).get("TCP_PORTS", V1).as_deref(), Some("11"));
+        assert_eq!(conf(&text).problems(V1).len(), 2);
+        assert_eq!(conf(&text).problems(V2).len(), 1);
+    }
+
+    #[test]
+    fn set_edits_in_place_and_keeps_spacing_and_what_follows() {
+        let cases = [
+            (
+                "RESOLVE_HOST = \"0\" # dns\nX=\"1\"\n",
+                "RESOLVE_HOST = \"1\" # dns\nX=\"1\"\n",
+            ),
+            ("RESOLVE_HOST=\"0\"\r\n", "RESOLVE_HOST=\"1\"\r\n"),
+            ("RESOLVE_HOST=\"0\"", "RESOLVE_HOST=\"1\""),
+            ("RESOLVE_HOST\t=\"0\"\n", "RESOLVE_HOST=\"1\"\n"),
+            ("RESOLVE_HOST \"0\"\n", "RESOLVE_HOST=\"1\"\n"),
+            ("RESOLVE_HOST=\"0\n", "RESOLVE_HOST=\"1\"\n"),
+            (
+                "RESOLVE_HOST=\"0\"\nRESOLVE_HOST=\"2\"\n",
+                "RESOLVE_HOST=\"1\"\n#RESOLVE_HOST=\"2\"\n",
+            ),
+            (
+                "RESOLVE_HOST=\"0\"\nRESOLVE_HOST=\"1\"\n",
+                "#RESOLVE_HOST=\"0\"\nRESOLVE_HOST=\"1\"\n",
+            ),
+        ];
+        for (before, after) in cases {
+            assert_eq!(after_set(before, "RESOLVE_HOST", "1"), after);
+        }
+    }
+
+    #[test]
+    fn an_absent_key_goes_below_its_last_commented_example_or_to_the_end() {
+        let cases = [
+            (
+                "#KILL_ROUTE=\"a\"\n# KILL_ROUTE = \"b\"\n#\nX=\"1\"\n",
+                "#KILL_ROUTE=\"a\"\n# KILL_ROUTE = \"b\"\nKILL_ROUTE=\"r\"\n#\nX=\"1\"\n",
+            ),
+            (
+                "# KILL_ROUTE is for routes\nX=\"1\"\n",
+                "# KILL_ROUTE is for routes\nX=\"1\"\nKILL_ROUTE=\"r\"\n",
+            ),
+            ("X=\"1\"", "X=\"1\"\nKILL_ROUTE=\"r\"\n"),
+            ("#KILL_ROUTE=\"a\"", "#KILL_ROUTE=\"a\"\nKILL_ROUTE=\"r\"\n"),
+            (
+                "#KILL_ROUTE=\"a\"\r\n\r\n",
+                "#KILL_ROUTE=\"a\"\r\nKILL_ROUTE=\"r\"\r\n\r\n",
+            ),
+            ("", "KILL_ROUTE=\"r\"\n"),
+        ];
+        for (before, after) in cases {
+            assert_eq!(after_set(before, "KILL_ROUTE", "r"), after);
+        }
+    }
+
+    #[test]
+    fn set_refuses_what_a_daemon_would_read_differently() {
+        let long = "x".repeat(1020);
+        for value in ["", "a\nb", "a\0b", "a\"b", "a\tb", "é", "a\rb", &long] {
+            let mut conf = conf("KILL_ROUTE=\"a\"\n");
+            assert!(conf.set("KILL_ROUTE", value).is_err(), "{value:?}");
+            assert_eq!(conf.to_bytes(), b"KILL_ROUTE=\"a\"\n");
+        }
+        let trailing = format!("KILL_ROUTE=\"a\" # {}\n", "x".repeat(900));
+        assert!(conf(&trailing).set("KILL_ROUTE", &"y".repeat(200)).is_err());
+        for key in ["", "a", "A B", "A=", "1A", "A\"", "A\n"] {
+            assert!(conf("").set(key, "v").is_err(), "{key:?}");
+        }
+    }
+
+    #[test]
+    fn comment_out_leaves_no_active_line() {
+        let mut conf = conf("BLOCK_TCP=\"1\"\nX=\"1\"\nBLOCK_TCP = \"2\"\n");
+        conf.comment_out("BLOCK_TCP");
+        conf.comment_out("BLOCK_TCP");
+        assert_eq!(
+            conf.to_bytes(),
+            b"#BLOCK_TCP=\"1\"\nX=\"1\"\n#BLOCK_TCP = \"2\"\n"
+        );
+    }
+
+    #[test]
+    fn what_no_daemon_reads_is_an_error_with_line_and_remedy() {
+        let cases = [
+            (
+                " TCP_PORTS=\"11\"",
+                "line 2: \" TCP_PORTS=\"11\"\" has a blank before its key, which hides it from portsentry 1.2 and keeps 2.0 from starting. Write TCP_PORTS=\"11\"",
+            ),
+            (
+                "tcp_ports=\"11\"",
+                "line 2: \"tcp_ports=\"11\"\" has a key that is not in capitals. Write TCP_PORTS=\"11\"",
+            ),
+            (
+                "TCP_PORTS=11 # c",
+                "line 2: \"TCP_PORTS=11 # c\" has no double quotes around its value. Write TCP_PORTS=\"11\"",
+            ),
+            (
+                "TCP_PORTS='11'",
+                "line 2: \"TCP_PORTS='11'\" has no double quotes around its value. Write TCP_PORTS=\"11\"",
+            ),
+            (
+                "foo bar",
+                "line 2: \"foo bar\" is neither a comment nor KEY=\"value\". Put # before it, or write KEY=\"value\"",
+            ),
+            (
+                "TODO \"x\"",
+                "line 2: \"TODO \"x\"\" is neither a comment nor KEY=\"value\". Put # before it, or write KEY=\"value\"",
+            ),
+            (
+                "\u{feff}# c",
+                "line 2: starts with a byte order mark, which hides the line from portsentry. Save the file without it: # c",
+            ),
+        ];
+        for (line, message) in cases {
+            let error =
+                PortsentryConf::parse(format!("# c\n{line}\nX=\"1\"\n").as_bytes()).unwrap_err();
+            assert_eq!(error.to_string(), message);
+        }
+    }
+
+    #[test]
+    fn problems_are_what_this_generation_trips_over() {
+        let cases = [
+            ("TCP_PORTS=\"1\"\n# c\n\nRESOLVE_HOST = \"0\" # c\r\n", 0, 0),
+            ("TCP_PORTS\t=\"1\"\n", 1, 0),
+            ("TCP_PORTS \"1\"\n", 0, 1),
+            ("TCP_PORTS=\"1\n", 0, 1),
+            ("PORT_BANNER=\"é\"\n", 1, 0),
+            ("PORT_BANNER=\"\"\n", 0, 1),
+            ("ADVANCED_PORTS_TCP=\"1024\"\n", 0, 1),
+            ("  \n # c\n", 0, 2),
+            ("BLOCK_TCP=\"0\" #TCP_PORTS\nTCP_PORTS=\"12\"\n", 1, 0),
+            ("BLOCK_TCP=\"0\"\nBLOCK_TCP=\"1\"\n", 1, 1),
+            ("BLOCK_TCP=\"0\"\nBLOCK_TCP=\"0\"\n", 0, 0),
+        ];
+        for (text, v1, v2) in cases {
+            assert_eq!(
+                conf(text).problems(V1).len(),
+                v1,
+                "1.2 on {text:?}: {:?}",
+                conf(text).problems(V1)
+            );
+            assert_eq!(
+                conf(text).problems(V2).len(),
+                v2,
+                "2.0 on {text:?}: {:?}",
+                conf(text).problems(V2)
+            );
+        }
+    }
+
+    #[test]
+    fn a_doubled_key_is_reported_with_the_line_that_wins() {
+        let text = "BLOCK_TCP=\"0\"\nX=\"\"\nBLOCK_TCP=\"1\"\n";
+        assert_eq!(
+            conf(text).problems(V1)[0].to_string(),
+            "line 3: BLOCK_TCP is doubled: portsentry 1.2 takes the first, line 1. Put # before the line that you do not mean"
+        );
+        assert_eq!(
+            conf(text).problems(V2)[0].to_string(),
+            "line 1: BLOCK_TCP is doubled: portsentry 2.0 takes the last, line 3. Put # before the line that you do not mean"
+        );
+    }
+
+    fn conf_like() -> impl Strategy<Value = Vec<u8>> {
+        let piece = prop_oneof![
+            Just(b"TCP_PORTS".to_vec()),
+            Just(b"KILL_ROUTE=\"".to_vec()),
+            Just(b"\"".to_vec()),
+            Just(b"=".to_vec()),
+            Just(b"#".to_vec()),
+            Just(b" ".to_vec()),
+            Just(b"\n".to_vec()),
+            Just(b"\r\n".to_vec()),
+            proptest::collection::vec(any::<u8>(), 0..4),
+            Just(vec![b'x'; 600]),
+        ];
+        proptest::collection::vec(piece, 0..24).prop_map(|pieces| pieces.concat())
+    }
+
+    proptest! {
+        #[test]
+        fn printing_gives_the_bytes_back(bytes in conf_like()) {
+            if let Ok(conf) = PortsentryConf::parse(&bytes) {
+                prop_assert_eq!(conf.to_bytes(), bytes);
+                conf.problems(V1);
+                conf.problems(V2);
+            }
+        }
+
+        #[test]
+        fn a_set_key_is_active_once_and_its_file_still_parses(bytes in conf_like(), value in "[ -!#-~]{1,20}") {
+            if let Ok(mut conf) = PortsentryConf::parse(&bytes)
+                && conf.set("TCP_PORTS", &value).is_ok()
+            {
+                let again = PortsentryConf::parse(&conf.to_bytes()).unwrap();
+                prop_assert_eq!(again.all("TCP_PORTS").len(), 1);
+                prop_assert_eq!(again.get("TCP_PORTS", V2).unwrap(), value);
+            }
+        }
+    }
+}
