@@ -1,0 +1,345 @@
+//! A real Debian in a box, and an attacker on its wire: `tests/testbed/box` as a value that cleans up.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use crate::tree::Tree;
+
+/// The box's own address on the wire, and the one of its gateway: inside the LAN, so never to be blocked.
+pub const HOST: &str = "192.168.66.1";
+pub const GATEWAY: &str = "192.168.66.9";
+/// An address outside the LAN that the attacker scans from.
+pub const OUTSIDER: &str = "203.0.113.9";
+pub const OTHER_OUTSIDER: &str = "203.0.113.10";
+
+/// Where the program is copied to: the place a person unpacks a download in.
+pub const PROGRAM: &str = "/root/harden-portsentry";
+
+/// The article's config.env, for the wire.
+pub const CONFIG_ENV: &str = r#"export LAN_IF="wire" # Internal private network interface
+export LAN_IP="192.168.66.1" # Internal private network IP address
+export LAN_NM="24" # Internal private network netmask
+export LAN_GW="192.168.66.9" # Internal private network gateway/router
+"#;
+
+/// No single command in a box takes longer than this.
+const COMMAND_LIMIT: &str = "600";
+
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Suite {
+    Bullseye = 11,
+    Bookworm = 12,
+    Trixie = 13,
+    Forky = 14,
+}
+pub use Suite::{Bookworm, Bullseye, Forky, Trixie};
+
+impl Suite {
+    /// portsentry 1.2's configuration and history, as on all but Debian 14.
+    pub fn has_portsentry_1(self) -> bool {
+        self != Forky
+    }
+
+    /// Where the stock portsentry of this Debian writes its history.
+    pub fn history(self) -> &'static str {
+        if self == Forky {
+            "/var/log/portsentry.log"
+        } else {
+            "/var/lib/portsentry/portsentry.history"
+        }
+    }
+
+    /// The units that apply leaves enabled and running.
+    pub fn units(self) -> &'static [&'static str] {
+        if self == Trixie {
+            &["portsentry@atcp.service", "portsentry@audp.service"]
+        } else {
+            &["portsentry.service"]
+        }
+    }
+}
+
+impl fmt::Display for Suite {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        write!(f, "{}", *self as u8)
+    }
+}
+
+/// What a command answered. Its methods panic with all of it, so that a failed test can be read.
+pub struct Output {
+    pub command: String,
+    pub status: i32,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+impl fmt::Display for Output {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        write!(
+            f,
+            "`{}`: exit {}\n--- stdout\n{}\n--- stderr\n{}",
+            self.command, self.status, self.stdout, self.stderr
+        )
+    }
+}
+
+impl Output {
+    fn of(command: &str, mut process: Command) -> Output {
+        let output = process
+            .stdin(Stdio::null())
+            .output()
+            .unwrap_or_else(|e| panic!("cannot start `{command}`: {e}"));
+        Output {
+            command: command.to_owned(),
+            status: output.status.code().unwrap_or(-1),
+            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
+    }
+
+    #[track_caller]
+    pub fn exits(self, status: i32) -> Output {
+        assert!(self.status == status, "expected exit {status}: {self}");
+        self
+    }
+
+    #[track_caller]
+    pub fn succeeds(self) -> Output {
+        self.exits(0)
+    }
+
+    #[track_caller]
+    pub fn fails(self) -> Output {
+        assert!(self.status != 0, "expected a failure: {self}");
+        self
+    }
+
+    #[track_caller]
+    pub fn says(self, text: &str) -> Output {
+        assert!(
+            self.text().contains(text),
+            "expected to read {text:?}: {self}"
+        );
+        self
+    }
+
+    #[track_caller]
+    pub fn says_not(self, text: &str) -> Output {
+        assert!(
+            !self.text().contains(text),
+            "did not expect to read {text:?}: {self}"
+        );
+        self
+    }
+
+    pub fn text(&self) -> String {
+        format!("{}{}", self.stdout, self.stderr)
+    }
+}
+
+/// A booted box, taken down when dropped (or kept, with its name printed, if HARDEN_KEEP is set and the test failed).
+pub struct Bed {
+    pub suite: Suite,
+    name: String,
+}
+
+impl Bed {
+    /// A minimal server that has never seen portsentry.
+    pub fn pristine(suite: Suite) -> Bed {
+        Bed::up(suite, &[])
+    }
+
+    /// The same with Debian's portsentry and fail2ban installed and started as their packages do it.
+    pub fn stock(suite: Suite) -> Bed {
+        Bed::up(suite, &["--stock"])
+    }
+
+    pub fn up(suite: Suite, options: &[&str]) -> Bed {
+        static SWEPT: OnceLock<()> = OnceLock::new();
+        static NUMBER: AtomicU32 = AtomicU32::new(1);
+        SWEPT.get_or_init(|| {
+            assert!(
+                rustix::process::geteuid().is_root(),
+                "the tests on real Debian need root: run them with sudo, as tests/run does"
+            );
+            let _ = testbox(&["sweep"]).succeeds();
+        });
+        let name = format!(
+            "d{suite}-{}-{}",
+            std::process::id(),
+            NUMBER.fetch_add(1, Ordering::Relaxed)
+        );
+        let number = suite.to_string();
+        let mut words = vec!["up", &number, &name];
+        words.extend(options);
+        testbox(&words).succeeds();
+        Bed { suite, name }
+    }
+
+    /// Runs a shell command inside, as root.
+    pub fn run(&self, command: &str) -> Output {
+        testbox_as(command, &["run", &self.name, "--", "sh", "-c", command])
+    }
+
+    /// Runs it, and it has to succeed: its standard output.
+    #[track_caller]
+    pub fn ok(&self, command: &str) -> String {
+        self.run(command).succeeds().stdout
+    }
+
+    /// Runs a shell command as the attacker.
+    pub fn attack(&self, command: &str) -> Output {
+        testbox_as(command, &["attack", &self.name, "--", "sh", "-c", command])
+    }
+
+    pub fn put(&self, file: &Path, dest: &str) {
+        let file = file.to_str().expect("test paths are UTF-8");
+        testbox(&["put", &self.name, file, dest]).succeeds();
+    }
+
+    pub fn write(&self, path: &str, content: &str) {
+        let file = tempfile::NamedTempFile::new().expect("a temporary file");
+        std::fs::write(file.path(), content).expect("it is writable");
+        self.run(&format!("mkdir -p \"$(dirname {path})\""))
+            .succeeds();
+        self.put(file.path(), path);
+        self.ok(&format!("chmod 644 {path}"));
+    }
+
+    pub fn read(&self, path: &str) -> String {
+        self.ok(&format!("cat {path}"))
+    }
+
+    pub fn exists(&self, path: &str) -> bool {
+        self.run(&format!("test -e {path}")).status == 0
+    }
+
+    /// All files below a directory, by their content, owner, mode and links.
+    pub fn tree(&self, path: &str) -> Tree {
+        let copy = tempfile::tempdir().expect("a temporary directory");
+        testbox(&[
+            "copy-from",
+            &self.name,
+            path,
+            copy.path().to_str().expect("test paths are UTF-8"),
+        ])
+        .succeeds();
+        Tree::read(copy.path())
+    }
+
+    /// Inode, change and modification time of every file below `paths`: differs after any write, even of the same bytes.
+    pub fn stamps(&self, paths: &str) -> String {
+        self.ok(&format!(
+            "find {paths} -xdev ! -type d -printf '%p %i %T@ %C@ %m %u:%g\\n' | sort"
+        ))
+    }
+
+    pub fn reboot(&self) {
+        testbox(&["reboot", &self.name]).succeeds();
+    }
+
+    pub fn power_cycle(&self) {
+        testbox(&["kill", &self.name]).succeeds();
+    }
+
+    /// Puts the program under test and the article's config.env in.
+    pub fn with_program(self) -> Bed {
+        self.put(program(), PROGRAM);
+        self.ok(&format!("chmod 755 {PROGRAM}"));
+        self.with_config(CONFIG_ENV)
+    }
+
+    pub fn with_config(self, config_env: &str) -> Bed {
+        self.write("/root/config.env", config_env);
+        self.ok("chmod 600 /root/config.env");
+        self
+    }
+
+    pub fn tool(&self, arguments: &str) -> Output {
+        self.run(&format!("cd /root && {PROGRAM} {arguments}"))
+    }
+
+    #[track_caller]
+    pub fn apply(&self) -> Output {
+        self.tool("apply --yes").succeeds()
+    }
+
+    /// apt, offline, as an administrator would call it.
+    #[track_caller]
+    pub fn apt(&self, arguments: &str) -> Output {
+        self.run(&format!(
+            "DEBIAN_FRONTEND=noninteractive apt-get -q -y {arguments}"
+        ))
+        .succeeds()
+    }
+}
+
+impl Drop for Bed {
+    fn drop(&mut self) {
+        if std::thread::panicking() && std::env::var_os("HARDEN_KEEP").is_some() {
+            eprintln!(
+                "kept: {} (tests/testbed/box run {} -- bash; box down {})",
+                self.name, self.name, self.name
+            );
+        } else {
+            let _ = testbox(&["down", &self.name]);
+        }
+    }
+}
+
+/// The static program under test, which starts on every Debian.
+pub fn program() -> &'static Path {
+    static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
+    PROGRAM.get_or_init(|| {
+        let path = match std::env::var_os("HARDEN_PORTSENTRY") {
+            Some(path) => PathBuf::from(path),
+            None => {
+                let target = std::env::var_os("CARGO_TARGET_DIR").map(PathBuf::from);
+                let target = target.unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("target"));
+                target.join("x86_64-unknown-linux-musl/release/harden-portsentry")
+            }
+        };
+        assert!(
+            path.is_file(),
+            "{} is not built: cargo build --release --target x86_64-unknown-linux-musl, or name another with HARDEN_PORTSENTRY; tests/run does it",
+            path.display()
+        );
+        path
+    })
+}
+
+/// Waits for a condition, and panics with what was waited for when the limit is reached.
+#[track_caller]
+pub fn wait_for(limit: Duration, what: &str, mut condition: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !condition() {
+        assert!(
+            start.elapsed() < limit,
+            "waited {} s for: {what}",
+            limit.as_secs()
+        );
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
+pub const fn seconds(n: u64) -> Duration {
+    Duration::from_secs(n)
+}
+
+fn testbox(words: &[&str]) -> Output {
+    testbox_as(&format!("box {}", words.join(" ")), words)
+}
+
+fn testbox_as(shown: &str, words: &[&str]) -> Output {
+    let mut command = Command::new("timeout");
+    command
+        .args(["--kill-after=10", COMMAND_LIMIT])
+        .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/testbed/box"))
+        .args(words);
+    command.env("BOX_OWNER", std::process::id().to_string());
+    Output::of(shown, command)
+}

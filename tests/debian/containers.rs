@@ -1,0 +1,67 @@
+//! Where no service may be started, or no rule made: what cannot be done is said, and what can be checked is.
+
+use crate::bed::{Bed, Forky, OUTSIDER, Suite};
+
+/// PID 1 is no systemd, nothing forbids sysv's scripts: 1.2 starts by its own; 2.0 has no script.
+pub fn trap_25_without_systemd(suite: Suite) {
+    let bed = Bed::up(suite, &["--without-systemd"]).with_program();
+    bed.apt("install portsentry");
+    bed.run("systemctl is-active portsentry").fails();
+    bed.run("invoke-rc.d portsentry restart").succeeds();
+    bed.run("pgrep -x portsentry").fails();
+
+    let apply = bed.tool("apply --yes");
+    if suite == Forky {
+        assert!(apply.status == 3, "{apply}");
+        apply.says("systemd");
+    } else {
+        assert!(apply.status == 0 || apply.status == 3, "{apply}");
+        bed.ok("pgrep -x portsentry");
+        bed.wait_until_it_listens();
+        bed.scan(OUTSIDER);
+        bed.wait_until_blocked(OUTSIDER);
+    }
+}
+
+/// An image being built: policy-rc.d forbids every start, and apply respects and says it.
+pub fn trap_25_where_nothing_may_start_services(suite: Suite) {
+    let bed = Bed::up(suite, &["--without-systemd"]).with_program();
+    bed.ok(
+        "printf '#!/bin/sh\\nexit 101\\n' >/usr/sbin/policy-rc.d; chmod 755 /usr/sbin/policy-rc.d",
+    );
+    let apply = bed.tool("apply --yes");
+    assert!(apply.status == 3, "applied, and not running: {apply}");
+    apply.says("policy-rc.d");
+    bed.run("pgrep -x portsentry").fails();
+    bed.run("pgrep -f fail2ban-server").fails();
+    bed.tool("verify").exits(2);
+    bed.tool("diff --dry-run").exits(0);
+    bed.tool("undo --yes").succeeds();
+}
+
+pub fn trap_26_without_net_admin_there_is_no_rule(suite: Suite) {
+    let bed = Bed::up(
+        suite,
+        &["--without-systemd", "--drop-capability=CAP_NET_ADMIN"],
+    )
+    .with_program();
+    bed.run("iptables -S").fails();
+    let apply = bed.tool("apply --yes");
+    assert!(
+        apply.status == 3,
+        "applied, but nothing can be blocked: {apply}"
+    );
+    apply.says("NET_ADMIN");
+    let verify = bed.tool("verify --strict").exits(2);
+    assert!(verify.text().contains("NET_ADMIN"), "{verify}");
+}
+
+/// A machine without any of it fails the check; it does not pass for want of something to check.
+pub fn verify_of_nothing_is_a_failure(suite: Suite) {
+    let bed = Bed::up(suite, &["--without-systemd"]).with_program();
+    bed.tool("verify").exits(2);
+    bed.tool("verify --format json").exits(2).says("{");
+    bed.tool("verify --format junit")
+        .exits(2)
+        .says("<testsuite");
+}

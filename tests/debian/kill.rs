@@ -1,0 +1,83 @@
+//! SIGKILL between any two changes: strace cuts the program off before its Nth call of a kind, with no hook in the program.
+
+use crate::bed::{Bed, PROGRAM, Suite};
+
+/// Calls that change the system, each with a counter of its own.
+const CALLS: &[&str] = &[
+    "rename",
+    "renameat",
+    "renameat2",
+    "unlink",
+    "unlinkat",
+    "mkdir",
+    "mkdirat",
+    "symlink",
+    "symlinkat",
+    "fsync",
+    "fdatasync",
+    "execve",
+];
+
+/// One apply that is killed at its first point, the next at its second, and so on till one gets through; and all of it is taken back.
+pub fn an_apply_killed_again_and_again_still_ends_and_is_undone(suite: Suite) {
+    let bed = Bed::stock(suite).with_program();
+    let before = bed.tree("/etc");
+    let mut kills = 0;
+    for call in CALLS.iter().filter(|call| **call != "execve") {
+        for n in 1.. {
+            let run = bed.run(&killed_at(call, n));
+            no_file_is_half(&bed, &format!("{call} {n}"));
+            if run.status == 0 || run.status == 3 {
+                break;
+            }
+            assert!(run.status == 137, "killed, or done: {run}");
+            kills += 1;
+            assert!(n < 400, "{call}: it does not end: {run}");
+        }
+        bed.tool("undo --yes").succeeds();
+        before.must_equal(
+            &bed.tree("/etc"),
+            &format!("undone after kills at each {call} (left: before)"),
+        );
+    }
+    assert!(
+        kills > 20,
+        "strace has killed {kills} times: were these the calls that the program makes?"
+    );
+    bed.apply();
+    bed.tool("verify").succeeds();
+}
+
+/// A real installation cut off, dpkg with it; the next apply mends what dpkg left half done.
+pub fn a_kill_inside_dpkg_is_mended(suite: Suite) {
+    let bed = Bed::pristine(suite).with_program();
+    let before = bed.tree("/etc").without(&["machine-id"]);
+    for point in ["unpack", "configure"] {
+        bed.ok(&format!(
+            "cd /root; : >/var/log/dpkg.log; {PROGRAM} apply --yes >/tmp/out 2>&1 & tool=$!
+             for i in $(seq 600); do grep -q ' {point} portsentry' /var/log/dpkg.log && break; sleep 0.02; done
+             kill -KILL $tool; pkill -KILL apt-get; pkill -KILL dpkg; pkill -KILL -f portsentry.postinst; wait $tool; true"
+        ));
+    }
+    bed.apply();
+    assert_eq!(bed.ok("dpkg --audit"), "");
+    bed.tool("verify").succeeds();
+    bed.tool("undo --yes --purge-packages").succeeds();
+    before.must_equal(
+        &bed.tree("/etc").without(&["machine-id"]),
+        "undone (left: before)",
+    );
+}
+
+fn killed_at(call: &str, n: u32) -> String {
+    // both names of a call that a libc may use; strace ends as its program does
+    format!(
+        "cd /root; strace -qq -o /dev/null -e trace={call} -e inject={call}:signal=SIGKILL:when={n} {PROGRAM} apply --yes"
+    )
+}
+
+fn no_file_is_half(bed: &Bed, point: &str) {
+    let left = bed.ok("for f in /etc/portsentry/portsentry.conf /etc/hosts.allow /etc/fail2ban/jail.d/*.conf; do [ ! -e $f ] || [ -s $f ] || echo empty: $f; done
+        [ \"$(tail -c1 /etc/portsentry/portsentry.conf)\" = '' ] || echo cut: portsentry.conf");
+    assert_eq!(left, "", "after a kill at {point}");
+}

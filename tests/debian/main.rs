@@ -1,0 +1,153 @@
+//! The program on real Debian 11, 12, 13 and 14, under systemd, with a real attacker on the wire.
+//!
+//! `tests/run` runs them all; `cargo test --test debian debian_12` one Debian, `… trap_14` one trap.
+//! They need root, and make what they need: boxes (`tests/testbed/box`), in network namespaces of their own.
+//! Each `trap_NN` first shows the article's line, or the stock package, failing on that Debian, then ours holding.
+
+mod article;
+mod attacker;
+mod bed;
+mod containers;
+mod files;
+mod flow;
+mod kill;
+mod traps_access;
+mod traps_blocking;
+mod traps_jail;
+mod traps_service;
+mod tree;
+mod upgrade;
+
+/// A module for each Debian with the tests that run there.
+macro_rules! debian {
+    ($($debian:ident, $suite:ident: { $($subject:ident::$test:ident)* })*) => {$(
+        mod $debian {
+            $(#[test]
+            fn $test() {
+                crate::$subject::$test(crate::bed::$suite);
+            })*
+        }
+    )*};
+}
+
+debian! {
+    debian_11, Bullseye: {
+        flow::fresh_to_undo
+        flow::it_installs_itself_where_it_stays
+        traps_blocking::trap_01_the_article_is_not_idempotent
+        traps_access::trap_02_hosts_allow_with_host_bits_matches_nobody
+        traps_access::trap_03_the_ignore_builder_drops_forms_silently
+        traps_blocking::trap_04_chaos_without_its_module_blocks_nothing
+        traps_jail::trap_06_fail2ban_fails_for_want_of_sshds_log
+        traps_service::trap_07_after_a_boot_portsentry_forgets
+        traps_access::trap_10_libwrap_guards_ssh_in_sshd_session
+        traps_blocking::trap_11_a_raw_socket_sees_nothing_behind_input_drop
+        traps_blocking::trap_13_advanced_udp_blocks_the_dhcp_server
+        traps_blocking::trap_16_the_rules_program_is_where_the_rule_says
+        traps_service::trap_19_active_proves_nothing
+        traps_jail::trap_20_the_stock_jail_blocks_tcp_only_and_for_minutes
+        traps_jail::trap_21_a_missing_history_kills_all_of_fail2ban
+        containers::trap_25_without_systemd
+        traps_service::trap_28_the_diff_reads_conffiles_out_of_the_cached_archive
+        traps_jail::trap_31_a_host_name_cannot_inject
+        kill::an_apply_killed_again_and_again_still_ends_and_is_undone
+    }
+    debian_12, Bookworm: {
+        flow::fresh_to_undo
+        flow::it_installs_itself_where_it_stays
+        flow::the_ssh_client_of_apply_stays_safe
+        flow::undo_does_not_overwrite_later_edits
+        flow::undo_takes_exactly_our_entries
+        flow::without_a_terminal_and_without_yes_apply_refuses
+        upgrade::trap_24_upgraded_from_12_to_13
+        traps_blocking::trap_01_the_article_is_not_idempotent
+        traps_access::trap_02_hosts_allow_with_host_bits_matches_nobody
+        traps_access::trap_03_the_ignore_builder_drops_forms_silently
+        traps_blocking::trap_04_chaos_without_its_module_blocks_nothing
+        traps_blocking::trap_05_resolving_first_blocks_after_the_scan
+        traps_jail::trap_06_fail2ban_fails_for_want_of_sshds_log
+        traps_service::trap_07_after_a_boot_portsentry_forgets
+        traps_access::trap_10_libwrap_guards_ssh_in_sshd_session
+        traps_blocking::trap_11_a_raw_socket_sees_nothing_behind_input_drop
+        traps_blocking::trap_13_advanced_udp_blocks_the_dhcp_server
+        traps_blocking::trap_16_the_rules_program_is_where_the_rule_says
+        traps_access::trap_17_an_ignore_line_with_leading_blanks_is_without_effect
+        traps_blocking::trap_18_verify_sees_firewall_and_memory_drift_apart
+        traps_service::trap_19_active_proves_nothing
+        traps_jail::trap_20_the_stock_jail_blocks_tcp_only_and_for_minutes
+        traps_jail::trap_21_a_missing_history_kills_all_of_fail2ban
+        traps_service::trap_23_a_deleted_conffile_comes_back
+        containers::trap_25_without_systemd
+        containers::trap_25_where_nothing_may_start_services
+        containers::trap_26_without_net_admin_there_is_no_rule
+        containers::verify_of_nothing_is_a_failure
+        traps_service::trap_28_the_diff_reads_conffiles_out_of_the_cached_archive
+        traps_blocking::trap_29_portsentry_1_does_not_see_ipv6
+        traps_jail::trap_30_a_silent_resolver_does_not_delay_the_ban
+        traps_jail::trap_31_a_host_name_cannot_inject
+        traps_service::a_busy_dpkg_is_waited_for
+        files::a_full_disk_leaves_the_old_file
+        files::a_read_only_file_system_is_refused
+        files::a_symlinked_file_is_followed_and_keeps_all_it_has
+        files::two_applies_at_once_take_turns
+        files::bad_input_is_refused_by_place
+        kill::an_apply_killed_again_and_again_still_ends_and_is_undone
+        kill::a_kill_inside_dpkg_is_mended
+    }
+    debian_13, Trixie: {
+        flow::fresh_to_undo
+        flow::it_installs_itself_where_it_stays
+        flow::undo_takes_exactly_our_entries
+        upgrade::trap_12_upgraded_from_13_to_14
+        traps_blocking::trap_01_the_article_is_not_idempotent
+        traps_access::trap_02_hosts_allow_with_host_bits_matches_nobody
+        traps_access::trap_03_the_ignore_builder_drops_forms_silently
+        traps_blocking::trap_04_chaos_without_its_module_blocks_nothing
+        traps_service::trap_08_on_13_the_article_leaves_nothing_running
+        traps_access::trap_10_libwrap_guards_ssh_in_sshd_session
+        traps_blocking::trap_13_advanced_udp_blocks_the_dhcp_server
+        traps_jail::trap_14_fail2ban_bans_nothing_without_its_program
+        traps_blocking::trap_18_verify_sees_firewall_and_memory_drift_apart
+        traps_service::trap_19_active_proves_nothing
+        traps_jail::trap_20_the_stock_jail_blocks_tcp_only_and_for_minutes
+        traps_jail::trap_21_a_missing_history_kills_all_of_fail2ban
+        traps_service::trap_23_a_deleted_conffile_comes_back
+        containers::trap_25_without_systemd
+        containers::trap_25_where_nothing_may_start_services
+        containers::trap_26_without_net_admin_there_is_no_rule
+        traps_service::trap_28_the_diff_reads_conffiles_out_of_the_cached_archive
+        traps_blocking::trap_29_portsentry_1_does_not_see_ipv6
+        traps_jail::trap_31_a_host_name_cannot_inject
+        files::a_symlinked_file_is_followed_and_keeps_all_it_has
+        kill::an_apply_killed_again_and_again_still_ends_and_is_undone
+    }
+    debian_14, Forky: {
+        flow::fresh_to_undo
+        flow::it_installs_itself_where_it_stays
+        flow::the_ssh_client_of_apply_stays_safe
+        flow::undo_takes_exactly_our_entries
+        traps_access::trap_02_hosts_allow_with_host_bits_matches_nobody
+        traps_access::safe_addresses_scan_and_are_not_blocked
+        traps_access::an_ignored_scan_is_seen_and_bans_nobody
+        traps_blocking::trap_04_chaos_without_its_module_blocks_nothing
+        traps_service::trap_07_after_a_boot_portsentry_forgets
+        traps_jail::trap_09_on_14_the_stock_jail_breaks_fail2ban
+        traps_access::trap_10_libwrap_guards_ssh_in_sshd_session
+        traps_service::trap_12_a_daemon_that_refuses_its_configuration_is_not_active
+        traps_blocking::trap_15_an_ipv6_scanner_is_blocked_by_an_ipv6_rule
+        traps_blocking::trap_18_verify_sees_firewall_and_memory_drift_apart
+        traps_service::trap_19_active_proves_nothing
+        traps_service::trap_19_active_without_its_socket_is_blind
+        traps_jail::trap_21_logrotate_leaves_no_gap_for_fail2ban
+        traps_jail::trap_22_on_14_the_stock_jail_watches_a_file_that_nobody_writes
+        traps_service::trap_23_a_deleted_conffile_comes_back
+        containers::trap_25_without_systemd
+        containers::trap_25_where_nothing_may_start_services
+        containers::trap_26_without_net_admin_there_is_no_rule
+        traps_access::trap_27_on_14_the_articles_seds_change_comments_only
+        traps_service::trap_28_the_diff_reads_conffiles_out_of_the_cached_archive
+        traps_jail::trap_31_a_host_name_cannot_inject
+        files::a_symlinked_file_is_followed_and_keeps_all_it_has
+        kill::an_apply_killed_again_and_again_still_ends_and_is_undone
+    }
+}

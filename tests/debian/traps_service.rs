@@ -1,0 +1,155 @@
+//! Traps of a service that says it runs.
+
+use crate::article::DROP;
+use crate::bed::{Bed, Forky, OTHER_OUTSIDER, OUTSIDER, Suite, Trixie, seconds, wait_for};
+
+pub fn trap_07_after_a_boot_portsentry_forgets(suite: Suite) {
+    let bed = Bed::stock(suite);
+    bed.block_by_hand(DROP);
+    bed.scan(OTHER_OUTSIDER);
+    bed.wait_until_blocked(OTHER_OUTSIDER);
+    bed.reboot();
+    bed.wait_until_it_listens();
+    assert!(
+        !bed.firewall_names(OTHER_OUTSIDER) && bed.udp_answers(OTHER_OUTSIDER),
+        "no rule survives a boot"
+    );
+    // ours: flow::fresh_to_undo reboots and finds the ban restored by fail2ban
+}
+
+pub fn trap_08_on_13_the_article_leaves_nothing_running(suite: Suite) {
+    let bed = Bed::stock(suite).with_program();
+    bed.follow_the_article().fails().says("masked");
+    bed.run("pgrep -x portsentry").fails();
+
+    bed.ok("sed -i '/192.168.66/d' /etc/hosts.allow /etc/portsentry/portsentry.ignore.static");
+    bed.apply();
+    bed.ok("systemctl is-active portsentry@atcp portsentry@audp; systemctl is-enabled portsentry@atcp portsentry@audp");
+    for mode in ["tcp", "udp", "stcp", "sudp"] {
+        bed.run(&format!("systemctl is-active portsentry@{mode}"))
+            .fails();
+        bed.run(&format!("systemctl is-enabled portsentry@{mode}"))
+            .fails();
+    }
+    bed.reboot();
+    bed.ok("systemctl is-active portsentry@atcp portsentry@audp");
+}
+
+pub fn trap_19_active_proves_nothing(suite: Suite) {
+    let bed = Bed::stock(suite).with_program();
+    if suite < Trixie {
+        bed.ok("pkill -KILL -x portsentry; systemctl is-active portsentry");
+    } else if suite == Trixie {
+        for _ in 0..6 {
+            bed.run("systemctl restart portsentry@atcp");
+        }
+        bed.run("systemctl restart portsentry@atcp").fails();
+        bed.ok("systemctl is-failed portsentry@atcp");
+    }
+
+    bed.apply();
+    bed.wait_until_it_listens();
+    bed.tool("verify").succeeds();
+    if suite < Trixie {
+        bed.ok("pkill -KILL -x portsentry; systemctl is-active portsentry");
+    } else {
+        bed.ok(&format!("systemctl stop {}", suite.units().join(" ")));
+    }
+    bed.tool("verify").exits(2);
+    bed.apply();
+    bed.wait_until_it_listens();
+    bed.tool("verify").succeeds();
+}
+
+/// 2.0 without the right to open its socket says that it is active and listening.
+pub fn trap_19_active_without_its_socket_is_blind(suite: Suite) {
+    let bed = Bed::up(suite, &["--stock", "--drop-capability=CAP_NET_RAW"]).with_program();
+    bed.run("systemctl restart portsentry");
+    wait_for(seconds(20), "portsentry's claim", || {
+        bed.run("journalctl -u portsentry")
+            .stdout
+            .contains("now active and listening")
+    });
+    assert_eq!(
+        bed.ok("tail -n +2 /proc/net/packet"),
+        "",
+        "it has no socket"
+    );
+
+    let apply = bed.tool("apply --yes");
+    assert!(apply.status == 3, "applied, but it cannot see: {apply}");
+    bed.tool("verify").exits(2);
+}
+
+pub fn trap_23_a_deleted_conffile_comes_back(suite: Suite) {
+    let bed = Bed::stock(suite).with_program();
+    bed.ok("cp /etc/portsentry/portsentry.conf /tmp/; rm /etc/portsentry/portsentry.conf");
+    bed.apt("install --reinstall portsentry");
+    assert!(
+        !bed.exists("/etc/portsentry/portsentry.conf"),
+        "a reinstall does not bring it back"
+    );
+
+    bed.apply();
+    let conf = bed.read("/etc/portsentry/portsentry.conf");
+    assert!(
+        conf.lines().count() >= bed.read("/tmp/portsentry.conf").lines().count(),
+        "it is the package's, edited:\n{conf}"
+    );
+    bed.tool("verify").succeeds();
+}
+
+pub fn trap_28_the_diff_reads_conffiles_out_of_the_cached_archive(suite: Suite) {
+    let bed = Bed::pristine(suite).with_program();
+    bed.run("cd /tmp && apt-get download portsentry").fails();
+    bed.ok("ls /var/cache/apt/archives/portsentry_*.deb");
+
+    let diff = bed
+        .tool("diff --dry-run")
+        .exits(2)
+        .says("/etc/portsentry/portsentry.conf")
+        .says("+KILL_ROUTE=\"");
+    assert!(
+        !bed.exists("/etc/portsentry") && bed.run("command -v portsentry").status != 0,
+        "nothing got installed: {diff}"
+    );
+
+    bed.ok("rm /var/cache/apt/archives/portsentry_*.deb");
+    bed.tool("diff --dry-run")
+        .exits(2)
+        .says("after the install")
+        .says_not("+KILL_ROUTE=\"");
+    bed.ok("rm -rf /var/lib/apt/lists/*; mkdir /var/lib/apt/lists/partial");
+    bed.tool("apply --yes")
+        .exits(1)
+        .says("portsentry")
+        .says("--engine");
+}
+
+/// The lock of dpkg is waited for, with a limit, and named.
+pub fn a_busy_dpkg_is_waited_for(suite: Suite) {
+    let bed = Bed::pristine(suite).with_program();
+    bed.ok("printf 'import fcntl, sys, time\\n' >/dev/null; command -v flock");
+    bed.ok("(flock -F -x /tmp/held sh -c 'sleep 8') >/dev/null 2>&1 &");
+    // dpkg takes fcntl locks, so the holder has to be a dpkg: one that waits on its standard input
+    bed.ok("mkfifo /tmp/hold; (dpkg --set-selections </tmp/hold >/dev/null 2>&1 &) ; (sleep 6 >/tmp/hold &)");
+    bed.apply();
+    bed.tool("verify").succeeds();
+}
+
+pub fn trap_12_a_daemon_that_refuses_its_configuration_is_not_active(suite: Suite) {
+    assert_eq!(suite, Forky);
+    let bed = Bed::stock(suite).with_program();
+    bed.ok("echo 'ADVANCED_PORTS_TCP=\"1024\"' >>/etc/portsentry/portsentry.conf; systemctl restart portsentry || true");
+    wait_for(seconds(20), "its refusal", || {
+        bed.run("journalctl -u portsentry")
+            .stdout
+            .contains("Invalid config")
+    });
+
+    bed.apply();
+    bed.wait_until_it_listens();
+    bed.tool("verify").succeeds();
+    bed.scan(OUTSIDER);
+    bed.wait_until_blocked(OUTSIDER);
+}
