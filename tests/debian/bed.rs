@@ -26,8 +26,8 @@ export LAN_NM="24" # Internal private network netmask
 export LAN_GW="192.168.66.9" # Internal private network gateway/router
 "#;
 
-/// No single command in a box takes longer than this.
-const COMMAND_LIMIT: &str = "600";
+/// No single command in a box takes longer than these seconds, nor under emulation.
+const COMMAND_LIMIT: &str = "1800";
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Suite {
@@ -145,6 +145,7 @@ impl Output {
 pub struct Bed {
     pub suite: Suite,
     name: String,
+    testbed: &'static str,
 }
 
 impl Bed {
@@ -159,30 +160,51 @@ impl Bed {
     }
 
     pub fn up(suite: Suite, options: &[&str]) -> Bed {
+        Bed::start("box", suite, options)
+    }
+
+    /// A machine of its own under emulation, with Debian's kernel and the CHAOS module.
+    pub fn own_kernel(suite: Suite) -> Bed {
+        Bed::start("vm", suite, &[])
+    }
+
+    fn start(testbed: &'static str, suite: Suite, options: &[&str]) -> Bed {
         static SWEPT: OnceLock<()> = OnceLock::new();
         static NUMBER: AtomicU32 = AtomicU32::new(1);
         SWEPT.get_or_init(|| {
             assert!(
                 rustix::process::geteuid().is_root(),
-                "the tests on real Debian need root: run them with sudo, as tests/run does"
+                "the tests on real Debian need root: tests/run asks for it"
             );
-            let _ = testbox(&["sweep"]).succeeds();
+            for testbed in ["box", "vm"] {
+                testbed_says(testbed, &["sweep"], "sweep").succeeds();
+            }
         });
-        let name = format!(
-            "d{suite}-{}-{}",
-            std::process::id(),
-            NUMBER.fetch_add(1, Ordering::Relaxed)
-        );
-        let number = suite.to_string();
-        let mut words = vec!["up", &number, &name];
-        words.extend(options);
-        testbox(&words).succeeds();
-        Bed { suite, name }
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let name = format!("d{suite}-{}-{number}", std::process::id());
+        let suite_number = suite.to_string();
+        let bed = Bed {
+            suite,
+            name,
+            testbed,
+        };
+        let words: Vec<_> = [suite_number.as_str(), &bed.name]
+            .into_iter()
+            .chain(options.iter().copied())
+            .collect();
+        testbed_says(testbed, &[&["up"], &words[..]].concat(), "up").succeeds();
+        bed
+    }
+
+    /// `box VERB NAME WORDS…` or `vm …`
+    fn testbed(&self, verb: &str, words: &[&str]) -> Output {
+        let shown = words.last().copied().unwrap_or(verb);
+        testbed_says(self.testbed, &[&[verb, &self.name], words].concat(), shown)
     }
 
     /// Runs a shell command inside, as root.
     pub fn run(&self, command: &str) -> Output {
-        testbox_as(command, &["run", &self.name, "--", "sh", "-c", command])
+        self.testbed("run", &["--", "sh", "-c", command])
     }
 
     /// Runs it, and it has to succeed: its standard output.
@@ -193,12 +215,12 @@ impl Bed {
 
     /// Runs a shell command as the attacker.
     pub fn attack(&self, command: &str) -> Output {
-        testbox_as(command, &["attack", &self.name, "--", "sh", "-c", command])
+        self.testbed("attack", &["--", "sh", "-c", command])
     }
 
     pub fn put(&self, file: &Path, dest: &str) {
         let file = file.to_str().expect("test paths are UTF-8");
-        testbox(&["put", &self.name, file, dest]).succeeds();
+        self.testbed("put", &[file, dest]).succeeds();
     }
 
     pub fn write(&self, path: &str, content: &str) {
@@ -221,12 +243,10 @@ impl Bed {
     /// All files below a directory, by their content, owner, mode and links.
     pub fn tree(&self, path: &str) -> Tree {
         let copy = tempfile::tempdir().expect("a temporary directory");
-        testbox(&[
+        self.testbed(
             "copy-from",
-            &self.name,
-            path,
-            copy.path().to_str().expect("test paths are UTF-8"),
-        ])
+            &[path, copy.path().to_str().expect("test paths are UTF-8")],
+        )
         .succeeds();
         Tree::read(copy.path())
     }
@@ -239,11 +259,11 @@ impl Bed {
     }
 
     pub fn reboot(&self) {
-        testbox(&["reboot", &self.name]).succeeds();
+        self.testbed("reboot", &[]).succeeds();
     }
 
     pub fn power_cycle(&self) {
-        testbox(&["kill", &self.name]).succeeds();
+        self.testbed("kill", &[]).succeeds();
     }
 
     /// Puts the program under test and the article's config.env in.
@@ -286,7 +306,7 @@ impl Drop for Bed {
                 self.name, self.name, self.name
             );
         } else {
-            let _ = testbox(&["down", &self.name]);
+            self.testbed("down", &[]);
         }
     }
 }
@@ -330,15 +350,12 @@ pub const fn seconds(n: u64) -> Duration {
     Duration::from_secs(n)
 }
 
-fn testbox(words: &[&str]) -> Output {
-    testbox_as(&format!("box {}", words.join(" ")), words)
-}
-
-fn testbox_as(shown: &str, words: &[&str]) -> Output {
+fn testbed_says(testbed: &str, words: &[&str], shown: &str) -> Output {
+    let scripts = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/testbed");
     let mut command = Command::new("timeout");
     command
         .args(["--kill-after=10", COMMAND_LIMIT])
-        .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/testbed/box"))
+        .arg(scripts.join(testbed))
         .args(words);
     command.env("BOX_OWNER", std::process::id().to_string());
     Output::of(shown, command)

@@ -1,0 +1,88 @@
+//! Under Debian's own kernel, emulated, where CHAOS has its module: `.ci/full` runs these (`tests/run --full`).
+
+#![allow(dead_code)] // the bed is shared with the tests in boxes, which use all of it
+
+#[path = "../debian/article.rs"]
+mod article;
+#[path = "../debian/attacker.rs"]
+mod attacker;
+#[path = "../debian/bed.rs"]
+mod bed;
+#[path = "../debian/tree.rs"]
+mod tree;
+
+use bed::{
+    Bed, Bookworm, Bullseye, Forky, GATEWAY, OUTSIDER, PROGRAM, Suite, Trixie, seconds, wait_for,
+};
+
+/// Where the kernel takes the rule, the article's CHAOS it is, and it survives the power going.
+fn chaos_blocks_where_the_kernel_has_it(suite: Suite) {
+    let bed = Bed::own_kernel(suite).with_program();
+    bed.apply().says("CHAOS").says_not("fallback");
+    bed.ok("grep -E '^KILL_ROUTE=.*CHAOS' /etc/portsentry/portsentry.conf");
+    bed.tool("verify").succeeds().says_not("fallback");
+    bed.wait_until_it_listens();
+    bed.wait_for_jail("portsentry");
+    assert!(bed.ssh_answers(OUTSIDER), "before the scan");
+    bed.scan(OUTSIDER);
+    bed.wait_until_blocked(OUTSIDER);
+    bed.ok(&format!(
+        "iptables -S INPUT | grep -E -- '-s {OUTSIDER}(/32)? .*-j CHAOS'"
+    ));
+    wait_for(seconds(60), "ssh to be refused", || {
+        !bed.ssh_answers(OUTSIDER)
+    });
+    wait_for(seconds(120), "fail2ban's ban", || {
+        bed.ok("fail2ban-client status portsentry")
+            .contains(OUTSIDER)
+    });
+
+    bed.power_cycle();
+    bed.wait_until_it_listens();
+    bed.wait_until_blocked(OUTSIDER);
+    wait_for(seconds(60), "ssh to be refused after a boot", || {
+        !bed.ssh_answers(OUTSIDER)
+    });
+    assert!(bed.ssh_answers(GATEWAY));
+    bed.tool("verify").succeeds();
+    bed.tool("undo --yes").succeeds();
+    assert!(!bed.firewall_names(OUTSIDER), "{}", bed.firewall());
+}
+
+/// Without the module, asked to install it: built for the running kernel, loaded, used.
+fn install_chaos_builds_the_module(suite: Suite) {
+    let bed = Bed::own_kernel(suite).with_program();
+    bed.apt("purge xtables-addons-dkms");
+    bed.reboot();
+    bed.run("modprobe xt_CHAOS").fails();
+    bed.tool("apply --yes --response chaos")
+        .exits(1)
+        .says("--install-chaos");
+    bed.run(&format!(
+        "{PROGRAM} apply --yes --response chaos --install-chaos"
+    ))
+    .succeeds();
+    bed.wait_until_it_listens();
+    bed.scan(OUTSIDER);
+    bed.wait_until_blocked(OUTSIDER);
+    assert!(bed.firewall().contains("CHAOS"), "{}", bed.firewall());
+}
+
+macro_rules! under_emulation {
+    ($($debian:ident, $suite:ident: $($test:ident)*;)*) => {$(
+        mod $debian {
+            $(#[test]
+            #[ignore = "boots Debian's own kernel under emulation, minutes each: .ci/full runs it"]
+            fn $test() {
+                super::$test(super::$suite);
+            })*
+        }
+    )*};
+}
+
+under_emulation! {
+    debian_11, Bullseye: chaos_blocks_where_the_kernel_has_it;
+    debian_12, Bookworm: chaos_blocks_where_the_kernel_has_it install_chaos_builds_the_module;
+    debian_13, Trixie: chaos_blocks_where_the_kernel_has_it;
+    debian_14, Forky: chaos_blocks_where_the_kernel_has_it;
+}
