@@ -10,6 +10,7 @@ mod bed;
 mod containers;
 mod files;
 mod flow;
+mod kernel;
 mod kill;
 mod traps_access;
 mod traps_blocking;

@@ -1,17 +1,6 @@
 //! Under Debian's own kernel, emulated, where CHAOS has its module: `.ci/full` runs these (`tests/run --full`).
 
-#![allow(dead_code)] // the bed is shared with the tests in boxes, which use all of it
-
-#[path = "../debian/article.rs"]
-mod article;
-#[path = "../debian/attacker.rs"]
-mod attacker;
-#[path = "../debian/bed.rs"]
-mod bed;
-#[path = "../debian/tree.rs"]
-mod tree;
-
-use bed::{
+use crate::bed::{
     Bed, Bookworm, Bullseye, Forky, GATEWAY, OUTSIDER, PROGRAM, Suite, Trixie, seconds, wait_for,
 };
 
@@ -69,8 +58,8 @@ fn install_chaos_builds_the_module(suite: Suite) {
 }
 
 macro_rules! under_emulation {
-    ($($debian:ident, $suite:ident: $($test:ident)*;)*) => {$(
-        mod $debian {
+    ($($kernel:ident, $suite:ident: $($test:ident)*;)*) => {$(
+        mod $kernel {
             $(#[test]
             #[ignore = "boots Debian's own kernel under emulation, minutes each: .ci/full runs it"]
             fn $test() {
@@ -81,8 +70,8 @@ macro_rules! under_emulation {
 }
 
 under_emulation! {
-    debian_11, Bullseye: chaos_blocks_where_the_kernel_has_it;
-    debian_12, Bookworm: chaos_blocks_where_the_kernel_has_it install_chaos_builds_the_module;
-    debian_13, Trixie: chaos_blocks_where_the_kernel_has_it;
-    debian_14, Forky: chaos_blocks_where_the_kernel_has_it;
+    kernel_11, Bullseye: chaos_blocks_where_the_kernel_has_it;
+    kernel_12, Bookworm: chaos_blocks_where_the_kernel_has_it install_chaos_builds_the_module;
+    kernel_13, Trixie: chaos_blocks_where_the_kernel_has_it;
+    kernel_14, Forky: chaos_blocks_where_the_kernel_has_it;
 }
