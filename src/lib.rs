@@ -1,4 +1,27 @@
 //! Provisions, checks and takes back portsentry on Debian.
+//!
+//! The house, top floor first; a room uses only rooms below it (`tests/house.rs` checks it):
+//!
+//! | floor | room | |
+//! |---|---|---|
+//! | 4 | [`cli`] | what can be typed; one short file a subcommand |
+//! | 3 | [`checks`] | what only the running system can answer |
+//! | 3 | [`report`] | the same result as text, diff, JSON, JUnit |
+//! | 3 | [`article`] | the end state, a file a section, compared with the host |
+//! | 2 | [`plan`] | changes as data; executed with a journal; taken back |
+//! | 2 | [`settings`] | where each value comes from and which one wins |
+//! | 1 | [`host`] | files, commands, packages, units, facts: all that touches the machine |
+//! | 1 | [`kernel`] | addresses and routes, by netlink |
+//! | 1 | [`syntax`] | lossless documents: parse, edit one key, print |
+//! | 1 | [`history`] | the lines in which a portsentry says whom it caught |
+
+pub mod article;
+pub mod checks;
+pub mod cli;
+pub mod history;
 pub mod host;
 pub mod kernel;
+pub mod plan;
+pub mod report;
+pub mod settings;
 pub mod syntax;

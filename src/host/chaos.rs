@@ -23,16 +23,19 @@ impl ChaosSupport {
         if !host.is_live() {
             return ChaosSupport::Missing("an image is not asked for the kernel that will run it".to_owned());
         }
-        let extension = host.list("/usr/lib").iter().any(|triplet| {
-            host.exists(&format!("/usr/lib/{triplet}/xtables/libxt_CHAOS.so"))
-        });
+        let extension = host
+            .list("/usr/lib")
+            .iter()
+            .any(|triplet| host.exists(&format!("/usr/lib/{triplet}/xtables/libxt_CHAOS.so")));
         if !extension {
             return ChaosSupport::Missing("iptables has no CHAOS extension (package xtables-addons-common)".to_owned());
         }
         let release = kernel_release();
         let loaded = Path::new("/sys/module/xt_CHAOS").exists();
         if !loaded && !module_is_built(host, &release) {
-            return ChaosSupport::Missing(format!("kernel {release} has no module xt_CHAOS (package xtables-addons-dkms)"));
+            return ChaosSupport::Missing(format!(
+                "kernel {release} has no module xt_CHAOS (package xtables-addons-dkms)"
+            ));
         }
         let before: Vec<bool> = MODULES.iter().map(|name| Path::new("/sys/module").join(name).exists()).collect();
         let tried = host.try_rule(false, "CHAOS");

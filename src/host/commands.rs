@@ -115,9 +115,7 @@ impl Invocation {
                 _ => anyhow::Error::new(error),
             })
             .with_context(|| format!("cannot run `{}`", self.shown()))?;
-        let ended = handle
-            .wait_timeout(self.limit)
-            .with_context(|| format!("cannot wait for `{}`", self.shown()))?;
+        let ended = handle.wait_timeout(self.limit).with_context(|| format!("cannot wait for `{}`", self.shown()))?;
         let Some(output) = ended else {
             for pid in handle.pids() {
                 if let Some(group) = i32::try_from(pid).ok().and_then(Pid::from_raw) {

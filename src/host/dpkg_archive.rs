@@ -18,7 +18,10 @@ impl Host {
     /// # Errors
     /// No private directory, or a .deb that dpkg-deb cannot read.
     pub fn pristine_files(&self, candidates: &[Candidate]) -> Result<Option<BTreeMap<PathBuf, Vec<u8>>>> {
-        let private = tempfile::Builder::new().prefix("harden-portsentry-").tempdir().context("cannot make a private directory")?;
+        let private = tempfile::Builder::new()
+            .prefix("harden-portsentry-")
+            .tempdir()
+            .context("cannot make a private directory")?;
         let mut files = BTreeMap::new();
         for candidate in candidates {
             let Some(archive) = self.find_archive(candidate, private.path()) else { return Ok(None) };
@@ -34,7 +37,8 @@ impl Host {
     }
 
     fn find_archive(&self, candidate: &Candidate, private: &Path) -> Option<PathBuf> {
-        let name = format!("{}_{}_{}.deb", candidate.name, candidate.version.replace(':', "%3a"), candidate.architecture);
+        let name =
+            format!("{}_{}_{}.deb", candidate.name, candidate.version.replace(':', "%3a"), candidate.architecture);
         let cached = self.outside(&Path::new("/var/cache/apt/archives").join(&name));
         if cached.is_file() {
             return Some(cached);
@@ -62,7 +66,10 @@ fn collect_conffiles(tree: &Path, files: &mut BTreeMap<PathBuf, Vec<u8>>) -> Res
     for name in list.lines().map(|line| line.trim()).filter(|line| line.starts_with("/etc/")) {
         let path = tree.join(name.trim_start_matches('/'));
         if path.is_file() {
-            files.insert(name.into(), std::fs::read(&path).with_context(|| format!("cannot read {name} of the package"))?);
+            files.insert(
+                name.into(),
+                std::fs::read(&path).with_context(|| format!("cannot read {name} of the package"))?,
+            );
         }
     }
     Ok(())
@@ -131,8 +138,12 @@ mod tests {
 
     #[test]
     fn a_here_document_is_read_with_the_scripts_own_variables() {
-        let script = "F=\"/etc/default/x\"\nif true; then\n  MODE=tcp\n  cat >$F <<EOF\n# $F\nMODE=\"$MODE\"\nEOF\nfi\n";
-        assert_eq!(created_by_postinst(script), [("/etc/default/x".into(), b"# /etc/default/x\nMODE=\"tcp\"\n".to_vec())]);
+        let script =
+            "F=\"/etc/default/x\"\nif true; then\n  MODE=tcp\n  cat >$F <<EOF\n# $F\nMODE=\"$MODE\"\nEOF\nfi\n";
+        assert_eq!(
+            created_by_postinst(script),
+            [("/etc/default/x".into(), b"# /etc/default/x\nMODE=\"tcp\"\n".to_vec())]
+        );
     }
 
     #[test]

@@ -23,7 +23,9 @@ impl Generation {
     /// # Errors
     /// No version, or one of a generation that nobody has seen yet.
     pub fn of(version: &str) -> Result<Generation> {
-        let Ok(found) = version.parse::<Version>() else { bail!("portsentry's version `{version}` is none that dpkg knows") };
+        let Ok(found) = version.parse::<Version>() else {
+            bail!("portsentry's version `{version}` is none that dpkg knows")
+        };
         let from = |text: &str| text.parse::<Version>().is_ok_and(|first| found >= first);
         if from("3~") {
             bail!("portsentry {version} is newer than this program knows (1.2 and 2.0); nothing was changed");
@@ -161,7 +163,10 @@ impl Release {
         let release = Release { id: get("ID"), like: get("ID_LIKE"), name: get("PRETTY_NAME") };
         let debian = release.id == "debian" || release.like.split_whitespace().any(|id| id == "debian");
         if !debian || !host.exists("/var/lib/dpkg/status") {
-            bail!("this is {}, and this program knows only Debian and what is made from it (dpkg, apt)", release.shown());
+            bail!(
+                "this is {}, and this program knows only Debian and what is made from it (dpkg, apt)",
+                release.shown()
+            );
         }
         Ok(release)
     }

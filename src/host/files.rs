@@ -292,7 +292,9 @@ fn sync_directory(directory: &Path) -> Result<()> {
 /// Adds what a person can do to the errors that the file system gives.
 fn explain(error: io::Error) -> io::Error {
     let remedy = match error.kind() {
-        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => "free some space there and run this again; nothing was lost",
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
+            "free some space there and run this again; nothing was lost"
+        }
         ErrorKind::ReadOnlyFilesystem => "mount it writable (mount -o remount,rw) and run this again",
         ErrorKind::PermissionDenied => "run this as root; if you are root, look at `lsattr` for an immutable file",
         _ => return error,

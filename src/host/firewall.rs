@@ -134,7 +134,9 @@ mod tests {
 
     #[test]
     fn an_address_is_not_taken_for_its_neighbour() {
-        let rules = RuleList::from_text("-P INPUT ACCEPT\n-A INPUT -s 203.0.113.9/32 -j DROP\n-A INPUT -s 203.0.113.99/32 -j DROP");
+        let rules = RuleList::from_text(
+            "-P INPUT ACCEPT\n-A INPUT -s 203.0.113.9/32 -j DROP\n-A INPUT -s 203.0.113.99/32 -j DROP",
+        );
         let found: Vec<_> = rules.about([203, 0, 113, 9].into()).collect();
         assert_eq!(found, ["-A INPUT -s 203.0.113.9/32 -j DROP"]);
     }

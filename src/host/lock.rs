@@ -30,8 +30,14 @@ impl Lock {
         if let Some(directory) = path.parent() {
             std::fs::create_dir_all(directory).with_context(doing)?;
         }
-        let mut file =
-            OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&path).with_context(doing)?;
+        let mut file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(&path)
+            .with_context(doing)?;
         let start = Instant::now();
         let mut waiting = Some(waiting);
         loop {

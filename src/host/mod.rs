@@ -23,7 +23,7 @@ pub use chaos::ChaosSupport;
 pub use commands::{CommandOutput, Invocation};
 pub use facts::{Facts, Generation, Release};
 pub use files::{FileState, Link, sibling_for_writing};
-pub use firewall::{Backend, Firewall, RuleList};
+pub use firewall::{Backend, Firewall, RuleList, program as iptables};
 pub use lock::Lock;
 pub use network::{Network, SourcedAddress};
 pub use packages::{Candidate, Installed, Packages, Simulation};
@@ -43,8 +43,7 @@ impl Host {
     /// # Errors
     /// `root` does not exist or is no directory.
     pub fn new(root: &Path) -> Result<Host> {
-        let root = std::fs::canonicalize(root)
-            .with_context(|| format!("cannot use --root {}", root.display()))?;
+        let root = std::fs::canonicalize(root).with_context(|| format!("cannot use --root {}", root.display()))?;
         if !root.is_dir() {
             bail!("cannot use --root {}: it is not a directory", root.display());
         }

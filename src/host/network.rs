@@ -57,7 +57,9 @@ fn resolvers(host: &Host) -> Vec<SourcedAddress> {
 /// Leases of dhclient, systemd-networkd, NetworkManager and dhcpcd, as they stand in their files.
 fn dhcp_servers(host: &Host) -> Vec<SourcedAddress> {
     let mut found = Vec::new();
-    for directory in ["/var/lib/dhcp", "/run/systemd/netif/leases", "/var/lib/NetworkManager", "/run/NetworkManager/devices"] {
+    for directory in
+        ["/var/lib/dhcp", "/run/systemd/netif/leases", "/var/lib/NetworkManager", "/run/NetworkManager/devices"]
+    {
         for name in host.list(directory) {
             let path = format!("{directory}/{name}");
             for line in host.text(&path).unwrap_or_default().lines() {

@@ -17,6 +17,7 @@ const INSTALL_LIMIT: Duration = Duration::from_secs(1800);
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Installed {
     pub version: String,
+    pub architecture: String,
     /// dpkg's three letters: wanted, state, error (`ii `: installed; `iF `: half configured).
     pub status: String,
 }
@@ -29,8 +30,7 @@ impl Installed {
 
     /// Unpacked, but not configured to the end: what a kill inside dpkg leaves.
     pub fn half_done(&self) -> bool {
-        matches!(self.status.get(1..2), Some("F" | "U" | "H" | "W" | "t"))
-            || self.status.get(2..3) == Some("R")
+        matches!(self.status.get(1..2), Some("F" | "U" | "H" | "W" | "t")) || self.status.get(2..3) == Some("R")
     }
 }
 
@@ -47,7 +47,7 @@ impl Packages {
         let mut words = vec![
             format!("--admindir={}", host.outside("/var/lib/dpkg".as_ref()).display()),
             "-W".to_owned(),
-            "-f=${Package}\t${db:Status-Abbrev}\t${Version}\n".to_owned(),
+            "-f=${Package}\t${db:Status-Abbrev}\t${Version}\t${Architecture}\n".to_owned(),
         ];
         words.extend(names.iter().map(|&name| name.to_owned()));
         let output = Invocation::new("dpkg-query", &words).run()?;
@@ -63,7 +63,11 @@ impl Packages {
     /// As [`Packages::ask`].
     pub fn all(host: &Host) -> Result<Vec<String>> {
         let Packages(known) = Packages::ask(host, &[])?;
-        Ok(known.into_iter().filter(|(_, package)| package.status.get(1..2) != Some("c")).map(|(name, _)| name).collect())
+        Ok(known
+            .into_iter()
+            .filter(|(_, package)| package.status.get(1..2) != Some("c"))
+            .map(|(name, _)| name)
+            .collect())
     }
 
     /// The package, if it is unpacked on this host (configured or half configured).
@@ -82,10 +86,14 @@ fn parse(table: &str) -> BTreeMap<String, Installed> {
         .lines()
         .filter_map(|line| {
             let mut cells = line.split('\t');
-            let (name, status, version) = (cells.next()?, cells.next()?, cells.next()?);
+            let (name, status, version, architecture) = (cells.next()?, cells.next()?, cells.next()?, cells.next()?);
             // Status-Abbrev starts with a blank on no dpkg; a package that was only ever asked for has no version.
-            (!version.is_empty())
-                .then(|| (name.to_owned(), Installed { version: version.to_owned(), status: status.to_owned() }))
+            let package = Installed {
+                version: version.to_owned(),
+                architecture: architecture.to_owned(),
+                status: status.to_owned(),
+            };
+            (!version.is_empty()).then(|| (name.to_owned(), package))
         })
         .collect()
 }
@@ -255,7 +263,9 @@ fn unknown_package(output: &CommandOutput) -> Option<String> {
     output.stderr.lines().find_map(|line| {
         let said = line.strip_prefix("E: ")?;
         said.strip_prefix("Unable to locate package ").map(str::to_owned).or_else(|| {
-            said.strip_prefix("Package '")?.split_once("' has no installation candidate").map(|(name, _)| name.to_owned())
+            said.strip_prefix("Package '")?
+                .split_once("' has no installation candidate")
+                .map(|(name, _)| name.to_owned())
         })
     })
 }
@@ -267,7 +277,10 @@ mod tests {
     #[test]
     fn reads_what_apt_would_install() {
         let new = parse_inst("Inst portsentry (1.2-14+b1 Debian:12.11/oldstable [amd64])").unwrap();
-        assert_eq!((new.name.as_str(), new.version.as_str(), new.architecture.as_str()), ("portsentry", "1.2-14+b1", "amd64"));
+        assert_eq!(
+            (new.name.as_str(), new.version.as_str(), new.architecture.as_str()),
+            ("portsentry", "1.2-14+b1", "amd64")
+        );
         let upgrade = parse_inst("Inst libc6 [2.36-9] (2.41-12 Debian:13/stable [amd64]) []").unwrap();
         assert_eq!((upgrade.name.as_str(), upgrade.version.as_str()), ("libc6", "2.41-12"));
         assert_eq!(parse_inst("Conf portsentry (1.2-14+b1 Debian:12.11/oldstable [amd64])"), None);
@@ -275,7 +288,7 @@ mod tests {
 
     #[test]
     fn a_half_configured_package_is_there_but_not_complete() {
-        let packages = Packages(parse("a\tii \t1\nb\tiF \t2\nc\trc \t3\nd\tun \t\n"));
+        let packages = Packages(parse("a\tii \t1\tall\nb\tiF \t2\tall\nc\trc \t3\tall\nd\tun \t\t\n"));
         assert!(packages.has("a"));
         assert!(!packages.has("b") && packages.get("b").unwrap().half_done());
         assert!(packages.get("c").is_none() && packages.get("d").is_none());

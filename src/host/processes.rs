@@ -20,7 +20,9 @@ impl Process {
         let Some(first) = self.words.first() else { return "" };
         let name = &first[first.len() - base(first)..];
         match self.words.get(1) {
-            Some(script) if name.starts_with("python3") && !script.starts_with('-') => &script[script.len() - base(script)..],
+            Some(script) if name.starts_with("python3") && !script.starts_with('-') => {
+                &script[script.len() - base(script)..]
+            }
             _ => name,
         }
     }
@@ -51,7 +53,11 @@ impl Process {
                     .collect();
                 let same_network = fs::read_link(format!("/proc/{pid}/ns/net")).ok() == ours;
                 let alive = !words.is_empty(); // a zombie has no command line
-                (alive && same_network).then(|| Process { pid, words, started: booted + start_ticks(pid).unwrap_or(0.0) / ticks })
+                (alive && same_network).then(|| Process {
+                    pid,
+                    words,
+                    started: booted + start_ticks(pid).unwrap_or(0.0) / ticks,
+                })
             })
             .collect();
         found.sort_by_key(|process| process.pid);
@@ -82,7 +88,13 @@ mod tests {
     fn a_child_is_found_with_its_words_and_start() {
         let before = now();
         let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
-        let found = Process::named(&["sleep"]).into_iter().find(|process| process.pid == child.id()).unwrap();
+        let limit = before + 10.0;
+        let found = loop {
+            match Process::named(&["sleep"]).into_iter().find(|process| process.pid == child.id()) {
+                Some(found) => break found,
+                None => assert!(now() < limit, "not seen within 10 s"),
+            }
+        };
         child.kill().unwrap();
         child.wait().unwrap();
         assert_eq!(found.words, ["sleep", "60"]);

@@ -54,7 +54,9 @@ impl Host {
         if policy.exists() {
             let asked = Invocation::new("/usr/sbin/policy-rc.d", &["portsentry", "start"]).run();
             if asked.is_ok_and(|answer| answer.status == Some(101)) {
-                return ServiceManager::Forbidden("/usr/sbin/policy-rc.d forbids starting services (exit status 101)".to_owned());
+                return ServiceManager::Forbidden(
+                    "/usr/sbin/policy-rc.d forbids starting services (exit status 101)".to_owned(),
+                );
             }
         }
         ServiceManager::Sysv
@@ -72,7 +74,11 @@ impl Host {
         words.extend(names.iter().map(|&name| name.to_owned()));
         let output = Invocation::new("systemctl", &words).demand()?;
         // Answered in the order asked; a masked or aliased unit may call itself otherwise, so by position.
-        Ok(names.iter().zip(output.stdout.split("\n\n")).map(|(&name, block)| (name.to_owned(), parse_show(block))).collect())
+        Ok(names
+            .iter()
+            .zip(output.stdout.split("\n\n"))
+            .map(|(&name, block)| (name.to_owned(), parse_show(block)))
+            .collect())
     }
 
     fn unit_by_links(&self, name: &str) -> UnitState {
@@ -80,9 +86,9 @@ impl Host {
         let file = template.as_deref().unwrap_or(name);
         let places = ["/etc/systemd/system", "/lib/systemd/system", "/usr/lib/systemd/system"];
         let found = places.iter().find(|place| self.exists(&format!("{place}/{file}")));
-        let masked = places
-            .iter()
-            .any(|place| self.link(&Path::new(place).join(file)).is_some_and(|link| link.target == Path::new("/dev/null")));
+        let masked = places.iter().any(|place| {
+            self.link(&Path::new(place).join(file)).is_some_and(|link| link.target == Path::new("/dev/null"))
+        });
         let wanted = self.link(&Path::new(WANTS).join(name)).is_some();
         let stem = name.trim_end_matches(".service");
         let sysv = self.exists(&format!("/etc/init.d/{stem}"));
@@ -151,7 +157,11 @@ impl Host {
                 let output = Invocation::new("systemctl", &[verb, unit]).within(limit).run()?;
                 if !output.ok() && !(verb == "stop" && output.stderr.contains("not loaded")) {
                     let log = Invocation::new("journalctl", &["-u", unit, "-n", "5", "-o", "cat", "--no-pager"]).run();
-                    bail!("cannot {verb} {unit}: {}\n{}", output.last_words(), log.map(|log| log.stdout).unwrap_or_default());
+                    bail!(
+                        "cannot {verb} {unit}: {}\n{}",
+                        output.last_words(),
+                        log.map(|log| log.stdout).unwrap_or_default()
+                    );
                 }
                 Ok(())
             }

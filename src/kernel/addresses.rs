@@ -4,9 +4,9 @@ use std::net::IpAddr;
 
 use anyhow::{Context, Result, bail};
 use netlink_packet_core::{NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
+use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::address::{AddressAttribute, AddressMessage};
 use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage};
-use netlink_packet_route::RouteNetlinkMessage;
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 
 /// One address of one interface.
@@ -89,7 +89,8 @@ struct InterfaceNames(std::net::UdpSocket);
 
 impl InterfaceNames {
     fn open() -> Result<InterfaceNames> {
-        let socket = std::net::UdpSocket::bind("0.0.0.0:0").context("cannot open a socket to ask for interface names")?;
+        let socket =
+            std::net::UdpSocket::bind("0.0.0.0:0").context("cannot open a socket to ask for interface names")?;
         Ok(InterfaceNames(socket))
     }
 

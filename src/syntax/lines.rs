@@ -32,10 +32,7 @@ impl End {
 impl Line {
     /// A line of our own, ended by `\n`.
     pub fn new(text: impl Into<Vec<u8>>) -> Self {
-        Self {
-            text: text.into(),
-            end: End::Newline,
-        }
+        Self { text: text.into(), end: End::Newline }
     }
 }
 
@@ -49,10 +46,7 @@ pub(super) fn split(bytes: &[u8]) -> Vec<Line> {
                 [text @ .., b'\n'] => (text, End::Newline),
                 text => (text, End::Missing),
             };
-            Line {
-                text: text.to_vec(),
-                end,
-            }
+            Line { text: text.to_vec(), end }
         })
         .collect()
 }
@@ -99,10 +93,7 @@ pub(super) fn shown(text: &[u8]) -> String {
         }
         match c {
             '\t' => out.push(' '),
-            c if c.is_control()
-                || ('\u{202a}'..='\u{202e}').contains(&c)
-                || ('\u{2066}'..='\u{2069}').contains(&c) =>
-            {
+            c if c.is_control() || ('\u{202a}'..='\u{202e}').contains(&c) || ('\u{2066}'..='\u{2069}').contains(&c) => {
                 out.extend(c.escape_unicode())
             }
             c => out.push(c),

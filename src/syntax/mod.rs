@@ -5,8 +5,13 @@
 
 use std::fmt;
 
+pub mod address_list;
+pub mod hosts_access;
+pub mod ini;
 mod lines;
+mod marker;
 pub mod portsentry_conf;
+pub mod shell_vars;
 
 /// Which portsentry reads a file. The two programs share file names and key names, and disagree on nearly every
 /// detail of how they read them. The installed package's version decides which one it is, never the file (trap 12).

@@ -48,12 +48,7 @@ const SHARED_KEYS: &[&str] = &[
 ];
 
 /// Keys that only 1.2 reads; 2.0 does not start with them (trap 12).
-const V1_KEYS: &[&str] = &[
-    "ADVANCED_PORTS_TCP",
-    "ADVANCED_PORTS_UDP",
-    "ADVANCED_EXCLUDE_TCP",
-    "ADVANCED_EXCLUDE_UDP",
-];
+const V1_KEYS: &[&str] = &["ADVANCED_PORTS_TCP", "ADVANCED_PORTS_UDP", "ADVANCED_EXCLUDE_TCP", "ADVANCED_EXCLUDE_UDP"];
 
 /// Both daemons read at most this many bytes as one line; what follows is a line of its own to them.
 const LONGEST_LINE: usize = 1023;
@@ -79,30 +74,20 @@ struct Assignment {
 impl Assignment {
     /// `None` for comments, blank lines, and what no daemon reads.
     fn of(text: &[u8]) -> Option<Self> {
-        let key = 0..text
-            .iter()
-            .take_while(|&&b| b.is_ascii_uppercase() || b.is_ascii_digit() || b == b'_')
-            .count();
+        let key = 0..text.iter().take_while(|&&b| b.is_ascii_uppercase() || b.is_ascii_digit() || b == b'_').count();
         let quote = text.iter().position(|&b| b == b'"')?;
         if !text.first()?.is_ascii_uppercase() || quote < key.end {
             return None;
         }
         let separator = key.end..quote;
         let clean = trim(&text[separator.clone()]) == b"=";
-        let read_by_v1 = matches!(text[separator.clone()].first(), Some(b' ' | b'='))
-            && known_key(&text[key.clone()]);
+        let read_by_v1 = matches!(text[separator.clone()].first(), Some(b' ' | b'=')) && known_key(&text[key.clone()]);
         if !clean && !read_by_v1 {
             return None;
         }
         let end = text[quote + 1..].iter().position(|&b| b == b'"');
         let value = quote + 1..end.map_or(text.len(), |n| quote + 1 + n);
-        Some(Self {
-            key,
-            separator,
-            value,
-            closed: end.is_some(),
-            clean,
-        })
+        Some(Self { key, separator, value, closed: end.is_some(), clean })
     }
 
     fn key<'a>(&self, text: &'a [u8]) -> &'a str {
@@ -116,10 +101,7 @@ impl Assignment {
 }
 
 fn known_key(key: &[u8]) -> bool {
-    SHARED_KEYS
-        .iter()
-        .chain(V1_KEYS)
-        .any(|k| k.as_bytes() == key)
+    SHARED_KEYS.iter().chain(V1_KEYS).any(|k| k.as_bytes() == key)
 }
 
 impl PortsentryConf {
@@ -132,8 +114,7 @@ impl PortsentryConf {
         let lines = lines::split(bytes);
         for (index, line) in lines.iter().enumerate() {
             let content = trim_start(&line.text);
-            let readable =
-                content.is_empty() || content[0] == b'#' || Assignment::of(&line.text).is_some();
+            let readable = content.is_empty() || content[0] == b'#' || Assignment::of(&line.text).is_some();
             if !readable {
                 return Err(SyntaxError::new(index + 1, unreadable(&line.text)));
             }
@@ -151,27 +132,19 @@ impl PortsentryConf {
     pub fn get(&self, key: &str, dialect: Dialect) -> Option<Cow<'_, str>> {
         let value = match dialect {
             Dialect::V1 => self.v1_takes(key)?.value?,
-            Dialect::V2 => self
-                .assignments(key)
-                .last()
-                .map(|(i, a)| &self.lines[i].text[a.value])?,
+            Dialect::V2 => self.assignments(key).last().map(|(i, a)| &self.lines[i].text[a.value])?,
         };
         Some(String::from_utf8_lossy(value))
     }
 
     /// Every active occurrence of `key`: line (from 1) and value.
     pub fn all(&self, key: &str) -> Vec<(usize, Cow<'_, str>)> {
-        self.assignments(key)
-            .map(|(i, a)| (i + 1, String::from_utf8_lossy(&self.lines[i].text[a.value])))
-            .collect()
+        self.assignments(key).map(|(i, a)| (i + 1, String::from_utf8_lossy(&self.lines[i].text[a.value]))).collect()
     }
 
     /// Every active line: line number (from 1) and key.
     pub fn keys(&self) -> impl Iterator<Item = (usize, &str)> {
-        self.lines
-            .iter()
-            .enumerate()
-            .filter_map(|(i, l)| Some((i + 1, Assignment::of(&l.text)?.key(&l.text))))
+        self.lines.iter().enumerate().filter_map(|(i, l)| Some((i + 1, Assignment::of(&l.text)?.key(&l.text))))
     }
 
     /// Makes `key="value"` the one active line of `key`.
@@ -191,11 +164,7 @@ impl PortsentryConf {
             return Ok(());
         };
         // The one that already says so makes the smaller change.
-        let kept = active
-            .iter()
-            .copied()
-            .find(|&i| self.says(i, value))
-            .unwrap_or(first);
+        let kept = active.iter().copied().find(|&i| self.says(i, value)).unwrap_or(first);
         let edited = self.edited(kept, value);
         if edited.len() >= LONGEST_LINE {
             return Err(ValueError::new(key, too_long(edited.len())));
@@ -243,8 +212,7 @@ impl PortsentryConf {
     /// Whether line `index` already says `value`, in a form that both generations read.
     fn says(&self, index: usize, value: &str) -> bool {
         let text = &self.lines[index].text;
-        Assignment::of(text)
-            .is_some_and(|a| a.read_by_both(text) && text[a.value] == *value.as_bytes())
+        Assignment::of(text).is_some_and(|a| a.read_by_both(text) && text[a.value] == *value.as_bytes())
     }
 
     fn edited(&self, index: usize, value: &str) -> Vec<u8> {
@@ -252,16 +220,8 @@ impl PortsentryConf {
         let Some(found) = Assignment::of(text) else {
             return text.clone();
         };
-        let separator = if found.read_by_both(text) {
-            &text[found.separator.clone()]
-        } else {
-            b"="
-        };
-        let rest = if found.closed {
-            &text[found.value.end..]
-        } else {
-            b"\""
-        };
+        let separator = if found.read_by_both(text) { &text[found.separator.clone()] } else { b"=" };
+        let rest = if found.closed { &text[found.value.end..] } else { b"\"" };
         [&text[found.key], separator, b"\"", value.as_bytes(), rest].concat()
     }
 
@@ -283,14 +243,10 @@ impl PortsentryConf {
         let mut seen: BTreeMap<&str, Vec<(usize, &[u8])>> = BTreeMap::new();
         for (i, line) in self.lines.iter().enumerate() {
             if let Some(a) = Assignment::of(&line.text) {
-                seen.entry(a.key(&line.text))
-                    .or_default()
-                    .push((i + 1, &line.text[a.value]));
+                seen.entry(a.key(&line.text)).or_default().push((i + 1, &line.text[a.value]));
             }
         }
-        let differing = seen
-            .into_iter()
-            .filter(|(_, at)| at.iter().any(|(_, value)| *value != at[0].1));
+        let differing = seen.into_iter().filter(|(_, at)| at.iter().any(|(_, value)| *value != at[0].1));
         differing
             .map(|(key, at)| {
                 let (first, last) = (at[0].0, at[at.len() - 1].0);
@@ -299,7 +255,12 @@ impl PortsentryConf {
                     Dialect::V2 => (last, "2.0 takes the last"),
                 };
                 let other = if taken == first { last } else { first };
-                SyntaxError::new(other, format!("{key} is doubled: portsentry {wins}, line {taken}. Put # before the line that you do not mean"))
+                SyntaxError::new(
+                    other,
+                    format!(
+                        "{key} is doubled: portsentry {wins}, line {taken}. Put # before the line that you do not mean"
+                    ),
+                )
             })
             .collect()
     }
@@ -324,10 +285,7 @@ impl PortsentryConf {
         for (index, line) in self.lines.iter().enumerate() {
             for (n, piece) in as_read(&line.text).enumerate() {
                 let named = piece.windows(key.len().max(1)).any(|w| w == key.as_bytes());
-                if piece.starts_with(b"#")
-                    || !named
-                    || !matches!(piece.get(key.len()), Some(b' ' | b'='))
-                {
+                if piece.starts_with(b"#") || !named || !matches!(piece.get(key.len()), Some(b' ' | b'=')) {
                     continue;
                 }
                 let value = piece.iter().position(|&b| b == b'"').map(|quote| {
@@ -335,11 +293,7 @@ impl PortsentryConf {
                     let end = value.iter().position(|&b| b == b'"' || !printable(b));
                     &value[..end.unwrap_or(value.len())]
                 });
-                return Some(V1Take {
-                    index,
-                    whole_line: n == 0,
-                    value,
-                });
+                return Some(V1Take { index, whole_line: n == 0, value });
             }
         }
         None
@@ -357,8 +311,7 @@ struct V1Take<'a> {
 
 /// A line in the pieces that the daemons read it in, each up to its first NUL.
 fn as_read(text: &[u8]) -> impl Iterator<Item = &[u8]> {
-    text.chunks(LONGEST_LINE)
-        .map(|piece| piece.split(|&b| b == 0).next().unwrap_or_default())
+    text.chunks(LONGEST_LINE).map(|piece| piece.split(|&b| b == 0).next().unwrap_or_default())
 }
 
 fn printable(byte: u8) -> bool {
@@ -367,15 +320,8 @@ fn printable(byte: u8) -> bool {
 
 /// Whether `text` is `#KEY="…"`, with blanks where people put them.
 fn commented_out(text: &[u8], key: &str) -> bool {
-    let body = &text[text
-        .iter()
-        .take_while(|&&b| b == b'#' || lines::is_blank(b))
-        .count()..];
-    let after = body
-        .strip_prefix(key.as_bytes())
-        .map(trim_start)
-        .and_then(|t| t.strip_prefix(b"="))
-        .map(trim_start);
+    let body = &text[text.iter().take_while(|&&b| b == b'#' || lines::is_blank(b)).count()..];
+    let after = body.strip_prefix(key.as_bytes()).map(trim_start).and_then(|t| t.strip_prefix(b"=")).map(trim_start);
     text.starts_with(b"#") && after.is_some_and(|t| t.starts_with(b"\""))
 }
 
@@ -385,25 +331,20 @@ fn writable(key: &str, value: &str) -> Result<(), ValueError> {
         return refuse("is not a key: use capitals, digits and _".to_owned());
     }
     if value.is_empty() {
-        return refuse("the value is empty, with which portsentry 2.0 does not start. Comment the key out instead".to_owned());
+        return refuse(
+            "the value is empty, with which portsentry 2.0 does not start. Comment the key out instead".to_owned(),
+        );
     }
     if value.contains('"') {
-        return refuse("the value has a double quote, at which portsentry ends it. Use single quotes inside a command".to_owned());
+        return refuse(
+            "the value has a double quote, at which portsentry ends it. Use single quotes inside a command".to_owned(),
+        );
     }
-    if let Some(c) = value
-        .chars()
-        .find(|c| !c.is_ascii() || !printable(*c as u8))
-    {
-        return refuse(format!(
-            "the value has {c:?}, at which portsentry 1.2 ends it. Use printable ASCII"
-        ));
+    if let Some(c) = value.chars().find(|c| !c.is_ascii() || !printable(*c as u8)) {
+        return refuse(format!("the value has {c:?}, at which portsentry 1.2 ends it. Use printable ASCII"));
     }
     let length = key.len() + value.len() + 3;
-    if length >= LONGEST_LINE {
-        refuse(too_long(length))
-    } else {
-        Ok(())
-    }
+    if length >= LONGEST_LINE { refuse(too_long(length)) } else { Ok(()) }
 }
 
 fn too_long(length: usize) -> String {
@@ -423,21 +364,14 @@ fn unreadable(text: &[u8]) -> String {
         );
     }
     let content = trim(text);
-    let name = content
-        .iter()
-        .take_while(|&&b| b.is_ascii_alphanumeric() || b == b'_')
-        .count();
+    let name = content.iter().take_while(|&&b| b.is_ascii_alphanumeric() || b == b'_').count();
     let key = String::from_utf8_lossy(&content[..name]).to_ascii_uppercase();
     let after = trim_start(&content[name..]);
     let (Some(value), false) = (after.strip_prefix(b"=").map(trim), key.is_empty()) else {
-        return format!(
-            "\"{line}\" is neither a comment nor KEY=\"value\". Put # before it, or write KEY=\"value\""
-        );
+        return format!("\"{line}\" is neither a comment nor KEY=\"value\". Put # before it, or write KEY=\"value\"");
     };
     let unquoted = match value {
-        [quote @ (b'"' | b'\''), inner @ ..] => {
-            inner.split(|b| b == quote).next().unwrap_or_default()
-        }
+        [quote @ (b'"' | b'\''), inner @ ..] => inner.split(|b| b == quote).next().unwrap_or_default(),
         bare => lines::trim_end(bare.split(|&b| b == b'#').next().unwrap_or_default()),
     };
     let what = if text.first().is_some_and(|&b| lines::is_blank(b)) {
@@ -463,9 +397,7 @@ fn v1_problem(text: &[u8]) -> Option<String> {
         ));
     }
     let cut = text[found.value].iter().find(|&&b| !printable(b))?;
-    Some(format!(
-        "the value of {key} has the byte 0x{cut:02x}, at which portsentry 1.2 ends it. Use printable ASCII"
-    ))
+    Some(format!("the value of {key} has the byte 0x{cut:02x}, at which portsentry 1.2 ends it. Use printable ASCII"))
 }
 
 fn v2_problem(text: &[u8]) -> Option<String> {
@@ -485,18 +417,11 @@ fn v2_problem(text: &[u8]) -> Option<String> {
     };
     let (key, value) = (found.key(text), &text[found.value.clone()]);
     if !SHARED_KEYS.contains(&key) {
-        Some(format!(
-            "{key} is not a key of portsentry 2.0: it does not start with it. Put # before the line"
-        ))
+        Some(format!("{key} is not a key of portsentry 2.0: it does not start with it. Put # before the line"))
     } else if !found.clean || !found.closed || value.contains(&0) {
-        Some(format!(
-            "is not KEY=\"value\": {refuses}. Write {key}=\"{}\"",
-            shown(value)
-        ))
+        Some(format!("is not KEY=\"value\": {refuses}. Write {key}=\"{}\"", shown(value)))
     } else if value.is_empty() {
-        Some(format!(
-            "{key} has no value: {refuses}. Put # before the line"
-        ))
+        Some(format!("{key} has no value: {refuses}. Put # before the line"))
     } else {
         None
     }
@@ -552,36 +477,12 @@ mod tests {
             ("TCP_PORTS=\"1\\\"2\"\n", Some("1\\"), Some("1\\")),
             ("TCP_PORTS=\"1\t2\"\n", Some("1"), Some("1\t2")),
             ("TCP_PORTS=\"é\"\n", Some(""), Some("é")),
-            (
-                "TCP_PORTS=\"11\"\nTCP_PORTS=\"12\"\n",
-                Some("11"),
-                Some("12"),
-            ),
-            (
-                "#TCP_PORTS=\"11\"\nTCP_PORTS=\"12\"\n",
-                Some("12"),
-                Some("12"),
-            ),
-            (
-                " #TCP_PORTS=\"11\"\nTCP_PORTS=\"12\"\n",
-                Some("12"),
-                Some("12"),
-            ),
-            (
-                "XTCP_PORTS=\"11\"\nTCP_PORTS=\"12\"\n",
-                Some("12"),
-                Some("12"),
-            ),
-            (
-                "TCP_PORTSX=\"11\"\nTCP_PORTS=\"12\"\n",
-                Some("12"),
-                Some("12"),
-            ),
-            (
-                "BLOCK_TCP=\"0\" #TCP_PORTS\nTCP_PORTS=\"12\"\n",
-                Some("0"),
-                Some("12"),
-            ),
+            ("TCP_PORTS=\"11\"\nTCP_PORTS=\"12\"\n", Some("11"), Some("12")),
+            ("#TCP_PORTS=\"11\"\nTCP_PORTS=\"12\"\n", Some("12"), Some("12")),
+            (" #TCP_PORTS=\"11\"\nTCP_PORTS=\"12\"\n", Some("12"), Some("12")),
+            ("XTCP_PORTS=\"11\"\nTCP_PORTS=\"12\"\n", Some("12"), Some("12")),
+            ("TCP_PORTSX=\"11\"\nTCP_PORTS=\"12\"\n", Some("12"), Some("12")),
+            ("BLOCK_TCP=\"0\" #TCP_PORTS\nTCP_PORTS=\"12\"\n", Some("0"), Some("12")),
             ("TCP_PORTS=\"\"\nTCP_PORTS=\"12\"\n", Some(""), Some("12")),
             ("TCP_PORTS \"11\"\n", Some("11"), Some("11")),
             ("TCP_PORTS=foo \"11\"\n", Some("11"), Some("11")),
@@ -589,16 +490,8 @@ mod tests {
             ("", None, None),
         ];
         for (text, v1, v2) in cases {
-            assert_eq!(
-                conf(text).get("TCP_PORTS", V1).as_deref(),
-                *v1,
-                "1.2 on {text:?}"
-            );
-            assert_eq!(
-                conf(text).get("TCP_PORTS", V2).as_deref(),
-                *v2,
-                "2.0 on {text:?}"
-            );
+            assert_eq!(conf(text).get("TCP_PORTS", V1).as_deref(), *v1, "1.2 on {text:?}");
+            assert_eq!(conf(text).get("TCP_PORTS", V2).as_deref(), *v2, "2.0 on {text:?}");
         }
     }
 
@@ -606,14 +499,8 @@ mod tests {
     fn one_key_is_not_another_that_starts_the_same() {
         let text = "KILL_RUN_CMD_FIRST = \"1\"\nKILL_RUN_CMD=\"x\"\n";
         assert_eq!(conf(text).get("KILL_RUN_CMD", V1).as_deref(), Some("x"));
-        assert_eq!(
-            after_set(text, "KILL_RUN_CMD", "y"),
-            "KILL_RUN_CMD_FIRST = \"1\"\nKILL_RUN_CMD=\"y\"\n"
-        );
-        assert_eq!(
-            conf("KILL_RUN_CMD_FIRST=\"1\"\n").get("KILL_RUN_CMD", V2),
-            None
-        );
+        assert_eq!(after_set(text, "KILL_RUN_CMD", "y"), "KILL_RUN_CMD_FIRST = \"1\"\nKILL_RUN_CMD=\"y\"\n");
+        assert_eq!(conf("KILL_RUN_CMD_FIRST=\"1\"\n").get("KILL_RUN_CMD", V2), None);
     }
 
     #[test]
@@ -627,23 +514,14 @@ mod tests {
     #[test]
     fn set_edits_in_place_and_keeps_spacing_and_what_follows() {
         let cases = [
-            (
-                "RESOLVE_HOST = \"0\" # dns\nX=\"1\"\n",
-                "RESOLVE_HOST = \"1\" # dns\nX=\"1\"\n",
-            ),
+            ("RESOLVE_HOST = \"0\" # dns\nX=\"1\"\n", "RESOLVE_HOST = \"1\" # dns\nX=\"1\"\n"),
             ("RESOLVE_HOST=\"0\"\r\n", "RESOLVE_HOST=\"1\"\r\n"),
             ("RESOLVE_HOST=\"0\"", "RESOLVE_HOST=\"1\""),
             ("RESOLVE_HOST\t=\"0\"\n", "RESOLVE_HOST=\"1\"\n"),
             ("RESOLVE_HOST \"0\"\n", "RESOLVE_HOST=\"1\"\n"),
             ("RESOLVE_HOST=\"0\n", "RESOLVE_HOST=\"1\"\n"),
-            (
-                "RESOLVE_HOST=\"0\"\nRESOLVE_HOST=\"2\"\n",
-                "RESOLVE_HOST=\"1\"\n#RESOLVE_HOST=\"2\"\n",
-            ),
-            (
-                "RESOLVE_HOST=\"0\"\nRESOLVE_HOST=\"1\"\n",
-                "#RESOLVE_HOST=\"0\"\nRESOLVE_HOST=\"1\"\n",
-            ),
+            ("RESOLVE_HOST=\"0\"\nRESOLVE_HOST=\"2\"\n", "RESOLVE_HOST=\"1\"\n#RESOLVE_HOST=\"2\"\n"),
+            ("RESOLVE_HOST=\"0\"\nRESOLVE_HOST=\"1\"\n", "#RESOLVE_HOST=\"0\"\nRESOLVE_HOST=\"1\"\n"),
         ];
         for (before, after) in cases {
             assert_eq!(after_set(before, "RESOLVE_HOST", "1"), after);
@@ -657,16 +535,10 @@ mod tests {
                 "#KILL_ROUTE=\"a\"\n# KILL_ROUTE = \"b\"\n#\nX=\"1\"\n",
                 "#KILL_ROUTE=\"a\"\n# KILL_ROUTE = \"b\"\nKILL_ROUTE=\"r\"\n#\nX=\"1\"\n",
             ),
-            (
-                "# KILL_ROUTE is for routes\nX=\"1\"\n",
-                "# KILL_ROUTE is for routes\nX=\"1\"\nKILL_ROUTE=\"r\"\n",
-            ),
+            ("# KILL_ROUTE is for routes\nX=\"1\"\n", "# KILL_ROUTE is for routes\nX=\"1\"\nKILL_ROUTE=\"r\"\n"),
             ("X=\"1\"", "X=\"1\"\nKILL_ROUTE=\"r\"\n"),
             ("#KILL_ROUTE=\"a\"", "#KILL_ROUTE=\"a\"\nKILL_ROUTE=\"r\"\n"),
-            (
-                "#KILL_ROUTE=\"a\"\r\n\r\n",
-                "#KILL_ROUTE=\"a\"\r\nKILL_ROUTE=\"r\"\r\n\r\n",
-            ),
+            ("#KILL_ROUTE=\"a\"\r\n\r\n", "#KILL_ROUTE=\"a\"\r\nKILL_ROUTE=\"r\"\r\n\r\n"),
             ("", "KILL_ROUTE=\"r\"\n"),
         ];
         for (before, after) in cases {
@@ -694,10 +566,7 @@ mod tests {
         let mut conf = conf("BLOCK_TCP=\"1\"\nX=\"1\"\nBLOCK_TCP = \"2\"\n");
         conf.comment_out("BLOCK_TCP");
         conf.comment_out("BLOCK_TCP");
-        assert_eq!(
-            conf.to_bytes(),
-            b"#BLOCK_TCP=\"1\"\nX=\"1\"\n#BLOCK_TCP = \"2\"\n"
-        );
+        assert_eq!(conf.to_bytes(), b"#BLOCK_TCP=\"1\"\nX=\"1\"\n#BLOCK_TCP = \"2\"\n");
     }
 
     #[test]
@@ -733,8 +602,7 @@ mod tests {
             ),
         ];
         for (line, message) in cases {
-            let error =
-                PortsentryConf::parse(format!("# c\n{line}\nX=\"1\"\n").as_bytes()).unwrap_err();
+            let error = PortsentryConf::parse(format!("# c\n{line}\nX=\"1\"\n").as_bytes()).unwrap_err();
             assert_eq!(error.to_string(), message);
         }
     }
@@ -755,18 +623,8 @@ mod tests {
             ("BLOCK_TCP=\"0\"\nBLOCK_TCP=\"0\"\n", 0, 0),
         ];
         for (text, v1, v2) in cases {
-            assert_eq!(
-                conf(text).problems(V1).len(),
-                v1,
-                "1.2 on {text:?}: {:?}",
-                conf(text).problems(V1)
-            );
-            assert_eq!(
-                conf(text).problems(V2).len(),
-                v2,
-                "2.0 on {text:?}: {:?}",
-                conf(text).problems(V2)
-            );
+            assert_eq!(conf(text).problems(V1).len(), v1, "1.2 on {text:?}: {:?}", conf(text).problems(V1));
+            assert_eq!(conf(text).problems(V2).len(), v2, "2.0 on {text:?}: {:?}", conf(text).problems(V2));
         }
     }
 

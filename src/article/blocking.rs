@@ -1,0 +1,97 @@
+//! Step 4: blocking on, by firewall and TCP wrappers.
+
+use std::path::Path;
+
+use anyhow::Result;
+
+use crate::host::Generation;
+use crate::plan::{Draft, FileKind, Step};
+
+use super::listening::{dialect, edit_conf};
+use super::{Context, sections};
+
+/// 2.0 keeps its blocked file over restarts and never blocks again what stands in it (trap 18), stock in
+/// /tmp, where it follows anybody's link (trap 22). Below /run it goes with the rules that it is about.
+const BLOCKED: &str = "/run/portsentry/portsentry.blocked";
+/// Makes /run/portsentry, and empties it at each start, since the daemon then knows of no rule.
+const DROP_IN: &str = "/etc/systemd/system/portsentry.service.d/harden-portsentry.conf";
+
+/// Keys that only 1.2 knows; 2.0 refuses to start with one (trap 12).
+const FIRST_ONLY: [&str; 4] =
+    ["ADVANCED_PORTS_TCP", "ADVANCED_PORTS_UDP", "ADVANCED_EXCLUDE_TCP", "ADVANCED_EXCLUDE_UDP"];
+
+pub fn step(context: &Context, draft: &mut Draft) -> Result<Step> {
+    let mut step = Step::new("blocking", "Blocking", sections::BLOCKING);
+    step.summary = format!("TCP and UDP, by firewall ({}) and hosts.deny", context.chosen.response);
+    if let Some(why) = &context.chosen.fallback {
+        step.warn(format!("a blocked host meets silence (drop), not the article's CHAOS: {why}"));
+    }
+    if context.settings.resolve_host.value && context.generation.is_some_and(|one| one != Generation::OneProcess) {
+        step.info(
+            "RESOLVE_HOST=\"1\", as in the article: the block waits for the scanner's own name server, 10 s and more where it does not answer; \
+             `resolve_host = false` in policy.toml blocks at once",
+        );
+    }
+    let Some(generation) = context.generation else { return Ok(step) };
+    let second = generation == Generation::OneProcess;
+    edit_conf(context, draft, &mut step, "block what scans", |conf| {
+        if second {
+            for key in FIRST_ONLY {
+                conf.comment_out(key);
+            }
+        }
+        let resolve = if context.settings.resolve_host.value { "1" } else { "0" };
+        let mut wanted = vec![
+            ("BLOCK_TCP", "1".to_owned()),
+            ("BLOCK_UDP", "1".to_owned()),
+            ("RESOLVE_HOST", resolve.to_owned()),
+            ("KILL_ROUTE", kill_route(context, generation)),
+            ("KILL_HOSTS_DENY", kill_hosts_deny(generation)),
+            ("IGNORE_FILE", "/etc/portsentry/portsentry.ignore".to_owned()),
+            ("HISTORY_FILE", generation.history().to_owned()),
+        ];
+        if second {
+            wanted.push(("BLOCKED_FILE", BLOCKED.to_owned()));
+        }
+        for (key, value) in wanted {
+            let only = conf.all(key).len() == 1;
+            if !(only && conf.get(key, dialect(context)).as_deref() == Some(value.as_str())) {
+                conf.set(key, &value)?;
+            }
+        }
+        Ok(())
+    })?;
+    if second {
+        let path = Path::new(DROP_IN);
+        let text = include_str!("../../templates/portsentry-service.conf");
+        step.file(draft.put(
+            path,
+            text.as_bytes(),
+            0o644,
+            FileKind::Whole,
+            "a place of its own for the blocked file, not /tmp",
+        )?);
+    } else {
+        step.file(draft.remove(Path::new(DROP_IN), "it is for portsentry 2.0")?);
+    }
+    Ok(step)
+}
+
+/// The command that blocks. `-w` waits for whoever else changes the rules just now; without it iptables-legacy
+/// fails and the daemon logs a block (as in trap 4).
+fn kill_route(context: &Context, generation: Generation) -> String {
+    let insert = |ipv6: bool| {
+        format!("{} -w -I INPUT -s $TARGET$ -j {}", crate::host::iptables(ipv6), context.chosen.target(ipv6))
+    };
+    if generation.sees_ipv6() {
+        // One command for both families: the daemon puts in the address and hands it to a shell (trap 15).
+        format!("case $TARGET$ in *:*) {};; *) {};; esac", insert(true), insert(false))
+    } else {
+        insert(false)
+    }
+}
+
+/// The line for hosts.deny; libwrap wants brackets around IPv6.
+fn kill_hosts_deny(generation: Generation) -> String {
+    if generation.sees_ipv6() { "ALL: [$TARGET$] : DENY".to_owned() } else { "ALL: $TARGET$ : DENY".to_owned() }
+}

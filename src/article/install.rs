@@ -1,0 +1,178 @@
+//! Step 2: debconf and the packages.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use anyhow::{Result, bail};
+
+use crate::host::{Candidate, Facts, Host, Simulation};
+use crate::plan::{Change, PackageChange, Step};
+use crate::settings::{Engine, Response, Settings};
+
+use super::response::CHAOS_PACKAGE;
+use super::{Context, sections};
+
+/// What the article preseeds, for debconf-set-selections(1): its one note must not stop the installation.
+const PRESEED: &str = "portsentry portsentry/warn_no_block note\n";
+
+/// What is missing, and what apt would bring.
+#[derive(Debug, Clone, Default)]
+pub struct Offer {
+    pub missing: Vec<String>,
+    pub candidates: Vec<Candidate>,
+    /// Packages that are there and miss conffiles of theirs.
+    pub reinstall: Vec<String>,
+    pub deleted: Vec<String>,
+    /// apt does not know this name (yet).
+    pub unknown: Option<String>,
+    /// The files below /etc that all of these bring, `None` where a .deb could not be looked into.
+    pub pristine: Option<BTreeMap<PathBuf, Vec<u8>>>,
+    /// dpkg was interrupted.
+    pub interrupted: bool,
+}
+
+impl Offer {
+    /// Finds out. Asks apt only if something is missing.
+    ///
+    /// # Errors
+    /// apt cannot be run or refuses.
+    pub fn ask(host: &Host, settings: &Settings, facts: &Facts) -> Result<Offer> {
+        let mut offer = Offer { pristine: Some(BTreeMap::new()), ..Offer::default() };
+        let wanted = wanted(settings);
+        offer.interrupted = host.dpkg_was_interrupted()
+            || wanted.iter().any(|name| facts.packages.get(name).is_some_and(|package| package.half_done()));
+        offer.missing =
+            wanted.iter().filter(|name| facts.packages.get(name).is_none()).map(|&name| name.to_owned()).collect();
+        if let Some(portsentry) = facts.packages.get("portsentry") {
+            offer.deleted = deleted_conffiles(host, "portsentry");
+            if !offer.deleted.is_empty() {
+                offer.reinstall.push("portsentry".to_owned());
+                offer.candidates.push(Candidate {
+                    name: "portsentry".to_owned(),
+                    version: portsentry.version.clone(),
+                    architecture: portsentry.architecture.clone(),
+                });
+            }
+        }
+        if !offer.missing.is_empty() {
+            match host.simulate_install(&offer.missing)? {
+                Simulation::Installs(candidates) => offer.candidates.extend(candidates),
+                Simulation::Unknown(name) => {
+                    offer.unknown = Some(name);
+                    offer.pristine = None;
+                    return Ok(offer);
+                }
+            }
+        }
+        // Only these bring files that a step edits.
+        let bearers = ["portsentry", "fail2ban", "libwrap0"];
+        let looked_into: Vec<Candidate> =
+            offer.candidates.iter().filter(|one| bearers.contains(&one.name.as_str())).cloned().collect();
+        offer.pristine = host.pristine_files(&looked_into)?;
+        Ok(offer)
+    }
+
+    /// The version of portsentry that apt would bring.
+    pub fn portsentry(&self) -> Option<String> {
+        self.candidates.iter().find(|one| one.name == "portsentry").map(|one| one.version.clone())
+    }
+
+    /// Whether a package is on its way whose files are not known yet.
+    pub fn blind(&self) -> bool {
+        self.pristine.is_none()
+    }
+}
+
+fn wanted(settings: &Settings) -> Vec<&'static str> {
+    let mut wanted = vec!["portsentry", "iptables"];
+    if settings.fail2ban.value {
+        wanted.push("fail2ban");
+    }
+    if settings.install_chaos || settings.response.value == Response::Chaos {
+        wanted.push("xtables-addons-common");
+    }
+    if settings.install_chaos {
+        wanted.push(CHAOS_PACKAGE);
+    }
+    wanted
+}
+
+/// dpkg's list of a package's conffiles, those that somebody deleted: 1.2 dies without them and its unit
+/// says active (trap 23).
+fn deleted_conffiles(host: &Host, package: &str) -> Vec<String> {
+    let list = host.text(&format!("/var/lib/dpkg/info/{package}.conffiles")).unwrap_or_default();
+    list.lines()
+        .map(str::trim)
+        .filter(|path| path.starts_with("/etc/") && !host.exists(path))
+        .map(str::to_owned)
+        .collect()
+}
+
+pub fn step(context: &Context) -> Result<Step> {
+    let mut step = Step::new("install", "Packages", sections::INSTALL);
+    let offer = &context.offer;
+    if let Some(name) = &offer.unknown {
+        unknown(context, name, &mut step)?;
+        return Ok(step);
+    }
+    let names = wanted(context.settings).join(", ");
+    step.summary = format!("{names} installed");
+    let mut why = Vec::new();
+    if offer.interrupted {
+        why.push("an installation was interrupted".to_owned());
+    }
+    if !offer.missing.is_empty() {
+        why.push(format!("{} missing", offer.missing.join(", ")));
+    }
+    if !offer.deleted.is_empty() {
+        why.push(format!("deleted: {}", offer.deleted.join(", ")));
+    }
+    if !why.is_empty() {
+        let preseed = offer.missing.iter().any(|name| name == "portsentry").then(|| PRESEED.to_owned());
+        step.changes.push(Change::Packages(PackageChange {
+            preseed,
+            install: offer.missing.clone(),
+            candidates: offer.candidates.clone(),
+            reinstall: offer.reinstall.clone(),
+            update_first: false,
+            finish_configuring: offer.interrupted,
+            why: why.join("; "),
+        }));
+    }
+    if offer.blind() {
+        step.info("the packages could not be looked into before they are installed (apt-get cannot fetch them now)");
+    }
+    Ok(step)
+}
+
+/// apt does not know a package: its lists may never have been fetched, and apply fetches them once.
+fn unknown(context: &Context, name: &str, step: &mut Step) -> Result<()> {
+    if !context
+        .host
+        .list("/var/lib/apt/lists")
+        .iter()
+        .any(|file| file.ends_with("Packages") || file.contains("_Packages"))
+    {
+        step.summary = format!("{} installed", wanted(context.settings).join(", "));
+        step.info(
+            "apt has no package lists yet; apply runs apt-get update first, and only then can the files be shown",
+        );
+        step.changes.push(Change::Packages(PackageChange {
+            preseed: Some(PRESEED.to_owned()),
+            install: context.offer.missing.clone(),
+            update_first: true,
+            finish_configuring: context.offer.interrupted,
+            why: format!("{} missing", context.offer.missing.join(", ")),
+            ..PackageChange::default()
+        }));
+        return Ok(());
+    }
+    if name == "portsentry" && context.settings.engine.value != Engine::Embedded {
+        bail!(
+            "apt has no package portsentry, though its lists are there.\n\
+             If this Debian should have it, run apt-get update and try again; if not, --engine package cannot serve this host. \
+             An engine that needs no package (--engine embedded) is not part of this version yet"
+        );
+    }
+    bail!("apt has no package {name}; run apt-get update and try again")
+}

@@ -1,0 +1,88 @@
+//! The article's end state, section by section, compared with what is on the machine.
+//!
+//! Each step is a function from the context and the draft of the files to a [`Step`]; diff shows them, apply
+//! carries them out, verify wants them empty.
+
+mod blocking;
+mod fail2ban;
+mod install;
+mod listening;
+mod response;
+mod safe_addresses;
+mod service;
+mod variables;
+
+use anyhow::Result;
+
+use crate::host::{Facts, Generation, Host};
+use crate::plan::{Draft, Plan};
+use crate::settings::Settings;
+
+pub use install::Offer;
+pub use response::{CHAOS_PACKAGE, Chosen};
+pub use safe_addresses::{Safe, allowed_networks, safe_networks};
+pub use service::runs_as_wanted;
+
+/// The article's own headings, where it has one; else what it does there.
+pub mod sections {
+    pub const VARIABLES: &str = "Variables (config.env)";
+    pub const INSTALL: &str = "Installation";
+    pub const LISTENING: &str = "Configuration de l'écoute avancée";
+    pub const BLOCKING: &str = "Blocage avec IPTables, CHAOS et TCPWrappers";
+    pub const SERVICE: &str = "Redémarrage";
+    pub const FAIL2BAN: &str = "Durcissement avec fail2ban";
+}
+
+/// The configuration of portsentry, of every generation.
+pub const CONF: &str = "/etc/portsentry/portsentry.conf";
+/// TCP wrappers' files.
+pub const HOSTS_ALLOW: &str = "/etc/hosts.allow";
+pub const HOSTS_DENY: &str = "/etc/hosts.deny";
+
+/// What every step looks at.
+pub struct Context<'a> {
+    pub host: &'a Host,
+    pub facts: &'a Facts,
+    pub settings: &'a Settings,
+    /// Of the portsentry that is installed or about to be; `None` while apt does not know one.
+    pub generation: Option<Generation>,
+    /// Version of the same.
+    pub version: Option<String>,
+    pub chosen: Chosen,
+    /// Whether files of packages that are about to be installed could be looked into.
+    pub offer: Offer,
+}
+
+/// The plan, with what it was made from.
+pub struct Described<'a> {
+    pub context: Context<'a>,
+    pub plan: Plan,
+}
+
+/// Compares `host` with the article's end state under `settings`.
+///
+/// # Errors
+/// The response that was asked for cannot work here, apt refuses, or a file cannot be read or understood;
+/// nothing was changed.
+pub fn describe<'a>(host: &'a Host, settings: &'a Settings, facts: &'a Facts) -> Result<Described<'a>> {
+    let offer = Offer::ask(host, settings, facts)?;
+    let version =
+        facts.packages.get("portsentry").map(|package| package.version.clone()).or_else(|| offer.portsentry());
+    let generation = version.as_deref().map(Generation::of).transpose()?;
+    let chosen = Chosen::of(settings, facts)?;
+    let mut draft = Draft::new(host, offer.pristine.clone());
+    let context = Context { host, facts, settings, generation, version, chosen, offer };
+    let mut steps = vec![variables::step(&context, &mut draft)?, install::step(&context)?];
+    steps.push(listening::step(&context, &mut draft)?);
+    steps.push(blocking::step(&context, &mut draft)?);
+    steps.push(safe_addresses::step(&context, &mut draft)?);
+    steps.push(fail2ban::step(&context, &mut draft)?);
+    // Last, for it restarts what the files above are read by; portsentry before fail2ban, which reads its history.
+    steps.push(service::step(&context, &draft)?);
+    Ok(Described { context, plan: Plan { steps } })
+}
+
+/// The configuration could not be read by the daemon that it is for.
+pub(crate) fn in_file(path: &str, error: impl std::fmt::Display) -> anyhow::Error {
+    anyhow::anyhow!("{path}, {error}; nothing was changed")
+}

@@ -1,0 +1,51 @@
+//! Which answer a blocked host gets: what was asked for, held against what this kernel can do.
+
+use anyhow::{Result, bail};
+
+use crate::host::{ChaosSupport, Facts};
+use crate::settings::{Response, Settings};
+
+/// Brings the kernel module that the article's KILL_ROUTE needs.
+pub const CHAOS_PACKAGE: &str = "xtables-addons-dkms";
+
+/// The answer, and whether it is second best.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Chosen {
+    /// Never [`Response::Auto`].
+    pub response: Response,
+    /// Why it is not the article's CHAOS, where nobody asked for another.
+    pub fallback: Option<String>,
+}
+
+impl Chosen {
+    /// Decides it.
+    ///
+    /// # Errors
+    /// CHAOS was asked for by name, and the kernel does not take it.
+    pub fn of(settings: &Settings, facts: &Facts) -> Result<Chosen> {
+        let will_have = settings.install_chaos && !facts.packages.has(CHAOS_PACKAGE);
+        match (settings.response.value, &facts.chaos) {
+            (Response::Auto | Response::Chaos, ChaosSupport::Works) => {
+                Ok(Chosen { response: Response::Chaos, fallback: None })
+            }
+            (Response::Auto | Response::Chaos, _) if will_have => {
+                Ok(Chosen { response: Response::Chaos, fallback: None })
+            }
+            (Response::Auto, ChaosSupport::Missing(why)) => Ok(Chosen {
+                response: Response::Drop,
+                fallback: Some(format!("{why}; --install-chaos would install {CHAOS_PACKAGE} and build it")),
+            }),
+            (Response::Chaos, ChaosSupport::Missing(why)) => bail!(
+                "--response chaos cannot work here: {why}.\n\
+                 Written all the same it would block nobody, and every failure would be logged as a block. \
+                 Use --install-chaos (it installs {CHAOS_PACKAGE} and builds the module), or --response drop"
+            ),
+            (response, _) => Ok(Chosen { response, fallback: None }),
+        }
+    }
+
+    /// The iptables target for a family.
+    pub fn target(&self, ipv6: bool) -> &'static str {
+        self.response.target(ipv6).unwrap_or("DROP")
+    }
+}

@@ -1,0 +1,129 @@
+//! Step 5: who is never blocked: in the ignore list, in the form that its reader honours, and in hosts.allow.
+
+use std::path::Path;
+
+use anyhow::Result;
+use ipnet::IpNet;
+
+use crate::host::Generation;
+use crate::plan::{Change, Content, Draft, FileKind, Step};
+use crate::syntax::address_list::AddressList;
+use crate::syntax::hosts_access::{HostsAccess, MarkedEntry};
+
+use super::{Context, HOSTS_ALLOW, in_file, sections};
+
+/// A network that is never blocked, and why.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Safe {
+    pub network: IpNet,
+    /// In a few words: `LAN`, `gateway`, `own address`.
+    pub what: String,
+}
+
+/// Everybody who is never blocked, each once, without those that a wider one covers.
+pub fn safe_networks(context: &Context) -> Vec<Safe> {
+    let settings = context.settings;
+    let network = &context.facts.network;
+    let mut all = vec![Safe { network: settings.lan.network(), what: "LAN".to_owned() }];
+    let mut add = |network: IpNet, what: String| all.push(Safe { network: network.trunc(), what });
+    add(settings.lan.gateway.value.into(), "gateway".to_owned());
+    for safe in &settings.safe {
+        add(safe.value, "named in policy.toml".to_owned());
+    }
+    for client in settings.ssh_clients.iter().chain(&settings.new_ssh_client) {
+        add(client.address.into(), format!("ssh client, confirmed {}", client.confirmed));
+    }
+    for one in network.addresses.iter().filter(|one| !one.address.is_loopback()) {
+        add(one.address.into(), format!("own address, {}", one.interface));
+    }
+    for gateway in &network.gateways {
+        add(gateway.address.into(), "gateway".to_owned());
+    }
+    for resolver in &network.resolvers {
+        add(resolver.address.into(), format!("resolver, {}", resolver.from));
+    }
+    for server in &network.dhcp_servers {
+        add(server.address.into(), format!("DHCP server, {}", server.from));
+    }
+    let mut kept: Vec<Safe> = Vec::new();
+    for (index, safe) in all.iter().enumerate() {
+        let covered = all.iter().enumerate().any(|(other, wider)| {
+            other != index && wider.network.contains(&safe.network) && (wider.network != safe.network || other < index)
+        });
+        if !covered {
+            kept.push(safe.clone());
+        }
+    }
+    kept
+}
+
+/// Who hosts.allow lets in: the LAN, as in the article, and whom the user named. Nothing that was detected:
+/// a public resolver there would override the owner's own hosts.deny.
+pub fn allowed_networks(context: &Context) -> Vec<IpNet> {
+    let mut networks = vec![context.settings.lan.network()];
+    for safe in &context.settings.safe {
+        if !networks.iter().any(|known| known.contains(&safe.value)) {
+            networks.push(safe.value);
+        }
+    }
+    networks
+}
+
+pub fn step(context: &Context, draft: &mut Draft) -> Result<Step> {
+    let mut step = Step::new("safe-addresses", "Safe addresses", sections::BLOCKING);
+    let safe = safe_networks(context);
+    let shown: Vec<String> = safe.iter().map(|one| one.network.to_string()).collect();
+    step.summary = format!("never blocked: {}", shown.join(", "));
+    match context.generation {
+        Some(generation) => ignore_list(generation, &safe, draft, &mut step)?,
+        None => step.changes.push(Change::Later(Draft::later(
+            Path::new("/etc/portsentry/portsentry.ignore.static"),
+            "the same addresses",
+        ))),
+    }
+    hosts_allow(context, draft, &mut step)?;
+    Ok(step)
+}
+
+fn ignore_list(generation: Generation, safe: &[Safe], draft: &mut Draft, step: &mut Step) -> Result<()> {
+    let path = Path::new(generation.ignore_list());
+    let bytes = match draft.content(path)? {
+        Content::Bytes(bytes) => bytes,
+        Content::Absent => Vec::new(),
+        Content::Unknown => {
+            step.changes.push(Change::Later(Draft::later(path, "never block these")));
+            return Ok(());
+        }
+    };
+    // 1.2 sees IPv4 only, and its builder drops every other line without a word (trap 3).
+    let fitting = safe.iter().filter(|one| one.network.addr().is_ipv4() || generation.sees_ipv6());
+    let mut list = AddressList::parse(&bytes);
+    let entries: Vec<(IpNet, String)> = fitting.map(|one| (one.network, one.what.clone())).collect();
+    list.set_marked(&entries).map_err(|error| in_file(generation.ignore_list(), error))?;
+    step.file(draft.put(path, &list.to_bytes(), 0o644, FileKind::AddressList, "never block these")?);
+    Ok(())
+}
+
+fn hosts_allow(context: &Context, draft: &mut Draft, step: &mut Step) -> Result<()> {
+    let path = Path::new(HOSTS_ALLOW);
+    let bytes = match draft.content(path)? {
+        Content::Bytes(bytes) => bytes,
+        Content::Absent => Vec::new(),
+        Content::Unknown => {
+            step.changes.push(Change::Later(Draft::later(path, "TCP wrappers let the LAN in")));
+            return Ok(());
+        }
+    };
+    let entries: Vec<MarkedEntry> =
+        allowed_networks(context).iter().map(|&network| MarkedEntry::all(network)).collect();
+    let mut document = HostsAccess::parse(&bytes);
+    document.set_marked(&entries).map_err(|error| in_file(HOSTS_ALLOW, error))?;
+    step.file(draft.put(
+        path,
+        &document.to_bytes(),
+        0o644,
+        FileKind::HostsAccess,
+        "TCP wrappers let the LAN in, whatever hosts.deny says",
+    )?);
+    Ok(())
+}

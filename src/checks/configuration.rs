@@ -1,0 +1,84 @@
+//! The files, step by step: as described, or not.
+
+use crate::article::Described;
+use crate::plan::{Change, Step};
+
+use super::{APPLY, Check};
+
+pub fn checks(described: &Described) -> Vec<Check> {
+    let mut checks = vec![package(described)];
+    checks.extend(described.plan.steps.iter().filter_map(of_step));
+    checks.extend(blind(described));
+    checks
+}
+
+fn package(described: &Described) -> Check {
+    let context = &described.context;
+    match context.facts.packages.get("portsentry") {
+        None => {
+            Check::fail("package", "portsentry is not installed", "dpkg knows no installed package portsentry", APPLY)
+        }
+        Some(package) if !package.complete() => Check::fail(
+            "package",
+            format!("portsentry {} is only half installed", package.version),
+            format!("dpkg's status is `{}`", package.status.trim_end()),
+            APPLY,
+        ),
+        Some(package) => Check::ok("package", format!("portsentry {} is installed", package.version)),
+    }
+}
+
+fn of_step(step: &Step) -> Option<Check> {
+    let (id, subject) = match step.id {
+        "variables" => ("program", "this program is in its place"),
+        "listening" => ("configured-listening", "configured to watch every unused port below 1024, TCP and UDP"),
+        "blocking" => ("configured-blocking", "configured to block"),
+        "safe-addresses" => {
+            ("configured-safe-addresses", "the safe addresses stand in the ignore list and hosts.allow")
+        }
+        "fail2ban" => ("configured-fail2ban", "fail2ban's jail is configured"),
+        _ => return None,
+    };
+    let pending: Vec<String> = step
+        .changes
+        .iter()
+        .filter_map(|change| match change {
+            Change::File(file) => Some(file.path.display().to_string()),
+            Change::Later(later) => Some(later.path.display().to_string()),
+            Change::Program(program) => Some(program.to.display().to_string()),
+            Change::Packages(_) | Change::Unit(_) => None,
+        })
+        .collect();
+    Some(if pending.is_empty() {
+        let says = if id == "configured-safe-addresses" || id == "configured-fail2ban" {
+            step.summary.clone()
+        } else {
+            subject.to_owned()
+        };
+        Check::ok(id, says)
+    } else {
+        let mut places = pending;
+        places.dedup();
+        Check::fail(
+            id,
+            format!("not as described: {subject}"),
+            format!("would change: {}", places.join(", ")),
+            format!("harden-portsentry diff shows it; {APPLY}"),
+        )
+    })
+}
+
+/// portsentry 1.2 sees only what the firewall lets in (trap 11).
+fn blind(described: &Described) -> Option<Check> {
+    let context = &described.context;
+    let blind =
+        context.facts.firewall.input_drops && context.generation.is_some_and(|generation| !generation.sees_ipv6());
+    blind.then(|| {
+        Check::fail(
+            "sees-scans",
+            "portsentry 1.2 is blind behind this firewall",
+            "INPUT's policy is drop, and 1.2 sees only packets that pass it",
+            "let the firewall accept what portsentry should see, or use portsentry 2.0 (Debian 14), which looks before the firewall",
+        )
+    })
+}

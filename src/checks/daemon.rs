@@ -1,0 +1,165 @@
+//! The daemon: its process, alive, staying alive, and able to do what it says.
+
+use std::time::Duration;
+
+use anyhow::Result;
+
+use crate::article::{Context, runs_as_wanted};
+use crate::host::{Generation, Process, ServiceManager};
+
+use super::{APPLY, Check};
+
+/// A daemon that dies at once and is started again looks active whenever it is asked; so it is seen twice,
+/// this far apart (traps 12, 19).
+const STEADY: Duration = Duration::from_secs(3);
+
+/// Bits of /proc/PID/status CapEff (capabilities(7)).
+const CAP_NET_ADMIN: u32 = 12;
+const CAP_NET_RAW: u32 = 13;
+
+pub fn checks(context: &Context) -> Result<Vec<Check>> {
+    let Some(generation) = context.generation.filter(|_| context.facts.packages.get("portsentry").is_some()) else {
+        return Ok(vec![Check::fail("daemon-runs", "no portsentry watches", "it is not installed", APPLY)]);
+    };
+    let mut checks = vec![enabled(context, generation)];
+    let processes: Vec<Process> = context.facts.portsentries().cloned().collect();
+    match &context.facts.manager {
+        ServiceManager::Forbidden(why) if processes.is_empty() => {
+            checks.push(Check::skip("daemon-runs", format!("whether portsentry watches: {why}")));
+            return Ok(checks);
+        }
+        _ => checks.push(runs(context, generation, &processes)),
+    }
+    if let Some(process) = processes.first() {
+        checks.push(able(process));
+    }
+    Ok(checks)
+}
+
+fn enabled(context: &Context, generation: Generation) -> Check {
+    let id = "daemon-enabled";
+    if generation == Generation::SysvModes {
+        let linked = (2..=5).any(|level| {
+            context
+                .host
+                .list(&format!("/etc/rc{level}.d"))
+                .iter()
+                .any(|name| name.starts_with('S') && name.ends_with("portsentry"))
+        });
+        return if linked {
+            Check::ok(id, "portsentry starts at boot (sysv script)")
+        } else {
+            Check::fail(
+                id,
+                "portsentry does not start at boot",
+                "no S..portsentry in /etc/rc2.d to rc5.d",
+                "update-rc.d portsentry defaults",
+            )
+        };
+    }
+    let off: Vec<&str> = generation
+        .units()
+        .iter()
+        .filter(|unit| context.facts.units.get(**unit).is_none_or(|state| state.enabled != "enabled"))
+        .copied()
+        .collect();
+    if off.is_empty() {
+        Check::ok(id, format!("{} start at boot", generation.units().join(", ")))
+    } else {
+        let states: Vec<String> = off
+            .iter()
+            .map(|unit| {
+                format!(
+                    "{unit} is {}",
+                    context.facts.units.get(*unit).map_or("unknown", |state| state.enabled.as_str())
+                )
+            })
+            .collect();
+        Check::fail(
+            id,
+            "portsentry does not start at boot",
+            states.join(", "),
+            format!("systemctl enable {}, or: {APPLY}", off.join(" ")),
+        )
+    }
+}
+
+fn runs(context: &Context, generation: Generation, processes: &[Process]) -> Check {
+    let id = "daemon-runs";
+    let unit = generation.units()[0];
+    let look = format!("systemctl status {unit}; journalctl -u {unit}, or: {APPLY}");
+    if !runs_as_wanted(context.facts, generation) {
+        let seen = if processes.is_empty() {
+            let state = context.facts.units.get(unit).cloned().unwrap_or_default();
+            match state.active.as_str() {
+                "" => "there is no portsentry process".to_owned(),
+                active => format!("there is no portsentry process, though {unit} says `{active}`"),
+            }
+        } else {
+            processes
+                .iter()
+                .map(|process| format!("{} {}", process.pid, process.words.join(" ")))
+                .collect::<Vec<_>>()
+                .join("; ")
+        };
+        let says = if processes.is_empty() { "no portsentry watches" } else { "portsentry does not run as described" };
+        return Check::fail(id, says, seen, look);
+    }
+    let youngest = processes.iter().map(Process::age).fold(f64::MAX, f64::min);
+    if youngest < STEADY.as_secs_f64() {
+        std::thread::sleep(STEADY.saturating_sub(Duration::from_secs_f64(youngest)));
+        let pids = |list: &[Process]| list.iter().map(|process| process.pid).collect::<Vec<_>>();
+        let again: Vec<Process> =
+            Process::named(&["portsentry"]).into_iter().filter(|process| process.program() == "portsentry").collect();
+        if pids(&again) != pids(processes) {
+            return Check::fail(
+                id,
+                "portsentry does not stay alive",
+                format!("{} became {} within {} s", shown(processes), shown(&again), STEADY.as_secs()),
+                look,
+            );
+        }
+    }
+    let age = crate::report::age(youngest.max(STEADY.as_secs_f64()));
+    Check::ok(id, format!("portsentry watches TCP and UDP below 1024 ({}, for {age})", shown(processes)))
+}
+
+fn shown(processes: &[Process]) -> String {
+    if processes.is_empty() {
+        return "nothing".to_owned();
+    }
+    let one = |process: &Process| match process.words.get(1) {
+        Some(mode) if mode.starts_with('-') => format!("{} {}", mode.trim_start_matches('-'), process.pid),
+        _ => format!("process {}", process.pid),
+    };
+    processes.iter().map(one).collect::<Vec<_>>().join(", ")
+}
+
+/// Without NET_RAW it is deaf, without NET_ADMIN its blocks fail, and it says neither (traps 19, 26).
+fn able(process: &Process) -> Check {
+    let id = "daemon-able";
+    let status = std::fs::read_to_string(format!("/proc/{}/status", process.pid)).unwrap_or_default();
+    let effective = status
+        .lines()
+        .find_map(|line| line.strip_prefix("CapEff:"))
+        .and_then(|bits| u64::from_str_radix(bits.trim(), 16).ok());
+    let Some(effective) = effective else {
+        return Check::skip(id, format!("what process {} may do: its /proc entry cannot be read", process.pid));
+    };
+    let lacks: Vec<&str> =
+        [(CAP_NET_RAW, "CAP_NET_RAW (it sees nothing)"), (CAP_NET_ADMIN, "CAP_NET_ADMIN (its blocks fail)")]
+            .into_iter()
+            .filter(|(bit, _)| effective & (1 << bit) == 0)
+            .map(|(_, name)| name)
+            .collect();
+    if lacks.is_empty() {
+        Check::ok(id, "it may see packets and change the firewall")
+    } else {
+        Check::fail(
+            id,
+            "portsentry cannot do its work",
+            format!("process {} lacks {}", process.pid, lacks.join(" and ")),
+            "run it where these capabilities are given (a container: --cap-add NET_RAW,NET_ADMIN)",
+        )
+    }
+}

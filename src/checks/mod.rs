@@ -1,0 +1,74 @@
+//! What only the running system can answer: each check in words, with what was seen and what to do.
+
+mod configuration;
+mod daemon;
+mod jail;
+mod rules;
+mod wrappers;
+
+use anyhow::Result;
+use serde::Serialize;
+
+use crate::article::Described;
+
+/// How a check ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Outcome {
+    Ok,
+    Fail,
+    /// It could not be asked here; never counted as passed.
+    Skip,
+}
+
+/// One check.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Check {
+    /// Short and stable: `daemon-runs`.
+    pub id: &'static str,
+    /// What holds, what does not, or what could not be asked, as a sentence.
+    pub says: String,
+    pub outcome: Outcome,
+    /// What was seen, where that is more than the sentence says.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub seen: Option<String>,
+    /// What to do about it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub remedy: Option<String>,
+}
+
+impl Check {
+    fn ok(id: &'static str, says: impl Into<String>) -> Check {
+        Check { id, says: says.into(), outcome: Outcome::Ok, seen: None, remedy: None }
+    }
+
+    fn fail(id: &'static str, says: impl Into<String>, seen: impl Into<String>, remedy: impl Into<String>) -> Check {
+        Check { id, says: says.into(), outcome: Outcome::Fail, seen: Some(seen.into()), remedy: Some(remedy.into()) }
+    }
+
+    fn skip(id: &'static str, says: impl Into<String>) -> Check {
+        Check { id, says: says.into(), outcome: Outcome::Skip, seen: None, remedy: None }
+    }
+}
+
+/// Runs every check on the host that `described` is about. Changes nothing that stays.
+///
+/// # Errors
+/// A file that a check needs cannot be read.
+pub fn run(described: &Described) -> Result<Vec<Check>> {
+    let mut checks = configuration::checks(described);
+    checks.extend(daemon::checks(&described.context)?);
+    checks.extend(wrappers::checks(&described.context)?);
+    checks.extend(rules::checks(&described.context)?);
+    checks.extend(jail::checks(&described.context)?);
+    Ok(checks)
+}
+
+/// How many of each kind: held, failed, not checked.
+pub fn count(checks: &[Check]) -> (usize, usize, usize) {
+    let of = |outcome| checks.iter().filter(|check| check.outcome == outcome).count();
+    (of(Outcome::Ok), of(Outcome::Fail), of(Outcome::Skip))
+}
+
+/// What to type to have it mended.
+const APPLY: &str = "harden-portsentry apply";

@@ -1,0 +1,193 @@
+//! The packet filter against what daemon and lists claim.
+
+use std::net::IpAddr;
+use std::path::Path;
+
+use anyhow::Result;
+
+use crate::article::{Context, safe_networks};
+use crate::history;
+use crate::host::{ChaosSupport, Generation, RuleList};
+use crate::settings::Response;
+
+use super::{APPLY, Check};
+
+pub fn checks(context: &Context) -> Result<Vec<Check>> {
+    if !context.host.is_live() {
+        return Ok(vec![Check::skip("block-works", "whether a block works: this is an image, not a running system")]);
+    }
+    let mut checks = block_works(context);
+    let rules = [RuleList::read(context.host, false), RuleList::read(context.host, true)];
+    checks.push(safe_not_blocked(context, &rules));
+    checks.extend(blocked_in_kernel(context, &rules)?);
+    Ok(checks)
+}
+
+/// The rule that KILL_ROUTE inserts is inserted, in a namespace of its own (traps 4, 15, 16).
+fn block_works(context: &Context) -> Vec<Check> {
+    let id = "block-works";
+    if !may_make_namespaces() {
+        return vec![Check::skip(
+            id,
+            "whether a block works: trying one needs CAP_SYS_ADMIN and CAP_NET_ADMIN, which are not given here",
+        )];
+    }
+    let families: &[bool] =
+        if context.generation.is_some_and(Generation::sees_ipv6) { &[false, true] } else { &[false] };
+    let mut checks: Vec<Check> = families
+        .iter()
+        .map(|&ipv6| {
+            let family = if ipv6 { "IPv6" } else { "IPv4" };
+            let target = context.chosen.target(ipv6);
+            match context.host.try_rule(ipv6, target) {
+                Ok(()) => {
+                    Check::ok(id, format!("the kernel takes the rule that blocks an {family} host (-j {target})"))
+                }
+                Err(said) => Check::fail(
+                    id,
+                    format!("no {family} host can be blocked"),
+                    said,
+                    format!("install iptables, or choose another --response; then: {APPLY}"),
+                ),
+            }
+        })
+        .collect();
+    if let Some(why) = &context.chosen.fallback {
+        // Told, not failed: silence blocks as well, it only confuses less.
+        if let Some(check) = checks.first_mut() {
+            check.seen = Some(format!("a blocked host meets silence, not the article's CHAOS: {why}"));
+        }
+    }
+    if context.chosen.response == Response::Chaos && context.facts.chaos != ChaosSupport::Works {
+        checks.push(Check::fail(
+            "chaos",
+            "CHAOS does not work",
+            "the module is not there yet",
+            "harden-portsentry apply --install-chaos",
+        ));
+    }
+    checks
+}
+
+fn may_make_namespaces() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let effective = status
+        .lines()
+        .find_map(|line| line.strip_prefix("CapEff:"))
+        .and_then(|bits| u64::from_str_radix(bits.trim(), 16).ok());
+    // CAP_NET_ADMIN is 12, CAP_SYS_ADMIN 21.
+    effective.is_some_and(|bits| bits & (1 << 12) != 0 && bits & (1 << 21) != 0)
+}
+
+fn safe_not_blocked(context: &Context, rules: &[RuleList; 2]) -> Check {
+    let id = "safe-not-blocked";
+    let hit: Vec<String> = safe_networks(context)
+        .iter()
+        .filter(|safe| safe.network.max_prefix_len() == safe.network.prefix_len())
+        .flat_map(|safe| {
+            rules[usize::from(safe.network.addr().is_ipv6())]
+                .about(safe.network.addr())
+                .map(move |rule| format!("{} ({}): {rule}", safe.network.addr(), safe.what))
+        })
+        .filter(|found| ["-j DROP", "-j CHAOS", "-j REJECT"].iter().any(|target| found.contains(target)))
+        .collect();
+    if hit.is_empty() {
+        Check::ok(id, "no rule blocks a safe address")
+    } else {
+        Check::fail(
+            id,
+            "a safe address is blocked",
+            hit.join("; "),
+            "delete the rule with iptables -D, or fail2ban-client unban ADDRESS",
+        )
+    }
+}
+
+/// Whoever portsentry holds for blocked must be in the ruleset: it will not block him again (trap 18).
+fn blocked_in_kernel(context: &Context, rules: &[RuleList; 2]) -> Result<Option<Check>> {
+    let id = "blocked-in-firewall";
+    let Some(generation) = context.generation.filter(|_| context.facts.portsentries().next().is_some()) else {
+        return Ok(None);
+    };
+    let blocked = blocked_hosts(context, generation)?;
+    let free: Vec<String> = blocked
+        .iter()
+        .filter(|address| rules[usize::from(address.is_ipv6())].about(**address).next().is_none())
+        .map(ToString::to_string)
+        .collect();
+    Ok(Some(if free.is_empty() {
+        Check::ok(id, format!("every host that portsentry blocked is in the firewall ({})", blocked.len()))
+    } else {
+        Check::fail(
+            id,
+            format!("portsentry holds {} for blocked, the firewall does not", free.join(", ")),
+            "something flushed the rules since; portsentry does not block such a host again",
+            format!("systemctl restart {} fail2ban", generation.units().join(" ")),
+        )
+    }))
+}
+
+/// The daemon's own memory: 1.2 in text, a file a mode, emptied at its start; 2.0 in binary.
+fn blocked_hosts(context: &Context, generation: Generation) -> Result<Vec<IpAddr>> {
+    let mut found = Vec::new();
+    if generation == Generation::OneProcess {
+        let bytes = context
+            .host
+            .read(Path::new("/run/portsentry/portsentry.blocked"))?
+            .map(|state| state.bytes)
+            .unwrap_or_default();
+        found = binary(&bytes);
+    } else {
+        for mode in ["atcp", "audp"] {
+            let text = context.host.text(&format!("/var/lib/portsentry/portsentry.blocked.{mode}")).unwrap_or_default();
+            found.extend(text.lines().filter_map(history::address));
+        }
+    }
+    found.sort_unstable();
+    found.dedup();
+    Ok(found)
+}
+
+/// 2.0.7: the family as a native u16 (2: IPv4, 10: IPv6), then the address.
+fn binary(bytes: &[u8]) -> Vec<IpAddr> {
+    let mut found = Vec::new();
+    let mut rest = bytes;
+    while let [low, high, tail @ ..] = rest {
+        match u16::from_ne_bytes([*low, *high]) {
+            2 => match tail.split_first_chunk::<4>() {
+                Some((address, tail)) => {
+                    found.push(IpAddr::from(*address));
+                    rest = tail;
+                }
+                None => break,
+            },
+            10 => match tail.split_first_chunk::<16>() {
+                Some((address, tail)) => {
+                    found.push(IpAddr::from(*address));
+                    rest = tail;
+                }
+                None => break,
+            },
+            _ => break,
+        }
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_binary_blocked_file_is_read_and_a_torn_end_left_out() {
+        let mut bytes = Vec::new();
+        bytes.extend(2u16.to_ne_bytes());
+        bytes.extend([203, 0, 113, 9]);
+        bytes.extend(10u16.to_ne_bytes());
+        bytes.extend("fd66::9".parse::<std::net::Ipv6Addr>().unwrap().octets());
+        bytes.extend(2u16.to_ne_bytes());
+        bytes.push(1);
+        let wanted: Vec<IpAddr> = vec!["203.0.113.9".parse().unwrap(), "fd66::9".parse().unwrap()];
+        assert_eq!(binary(&bytes), wanted);
+    }
+}

@@ -1,0 +1,233 @@
+//! `apply`: show, ask once, do, verify.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use dialoguer::Confirm;
+
+use crate::article::{CONF, Described, HOSTS_DENY, describe};
+use crate::checks::{self, Outcome};
+use crate::host::{Facts, Host, Lock};
+use crate::plan::{Execution, FileChange, Plan, RunState, Runs, execute};
+use crate::report::{AppliedReport, Page, Report, ago};
+use crate::settings::Settings;
+
+use super::arguments::{ApplyOptions, Common, Format};
+use super::progress::Progress;
+use super::session::{Session, attended, settings};
+use super::{Declined, Exit, print, verify};
+
+/// How long a second apply waits for the first.
+const LOCK_LIMIT: Duration = Duration::from_secs(60);
+
+pub fn run(common: &Common, options: &ApplyOptions, may_end: &AtomicBool) -> Result<Exit> {
+    verify::refuse_junit(common)?;
+    let session = Session::open(common, !options.yes && common.format == Format::Text)?;
+    let described = describe(&session.host, &session.settings, &session.facts)?;
+    let runs = Runs::read(&session.host)?;
+    if described.plan.is_empty() {
+        return nothing_to_do(common, &session, &described, &runs);
+    }
+    if common.format == Format::Text && !common.quiet {
+        let mut page = Page::new();
+        page.host(&described, &session.host);
+        page.settings(&described, common.verbose);
+        page.plan(&described.plan, common.verbose);
+        page.totals(&described.plan);
+        if let Some(last) = runs.0.last().filter(|run| run.state() == RunState::Unfinished) {
+            page.line(format!("Run {} was cut short {}; this goes on with it.", last.number, ago(last.started())));
+        }
+        print(page.text());
+    }
+    consent(common, options, &session)?;
+    let _lock = Lock::take(&session.host, "apply", LOCK_LIMIT, |holder| {
+        eprintln!("waiting for {holder} to finish with this host")
+    })?;
+    may_end.store(false, Ordering::Relaxed);
+    let stop = Arc::new(AtomicBool::new(false));
+    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
+        signal_hook::flag::register(signal, Arc::clone(&stop)).context("cannot watch for Ctrl-C")?;
+    }
+    let done = carry_out(common, &session, &described, &stop)?;
+    report(common, &session, &described, done)
+}
+
+/// Second time, nothing: no write, no restart, no question.
+fn nothing_to_do(common: &Common, session: &Session, described: &Described, runs: &Runs) -> Result<Exit> {
+    let mut last = runs.last_in_force().cloned();
+    if last.as_ref().is_some_and(|run| run.state() == RunState::Unfinished) {
+        // Everything was done, and then the run was killed before it could say so.
+        let _lock = Lock::take(&session.host, "apply", LOCK_LIMIT, |_| {})?;
+        let stop = AtomicBool::new(false);
+        let run = Runs::read(&session.host)?.next(&session.host);
+        execute(&session.host, &run, &stop, &mut |_| {})?.finish()?;
+        last = Some(run);
+    }
+    if common.format == Format::Json {
+        let applied = AppliedReport { run: last.map(|run| run.number), ..AppliedReport::default() };
+        print(&Report::new("apply", &session.host, described).applied(applied).to_json());
+    } else if !common.quiet {
+        let mut page = Page::new();
+        page.plan(&described.plan, common.verbose);
+        if !page.text().is_empty() {
+            page.line("");
+        }
+        let when =
+            last.map_or(String::new(), |run| format!(" Last apply: run {}, {}.", run.number, ago(run.started())));
+        page.line(format!("Nothing to change: this host is as described.{when}"));
+        print(page.text());
+    }
+    Ok(Exit::Good)
+}
+
+fn consent(common: &Common, options: &ApplyOptions, session: &Session) -> Result<()> {
+    let wide = session.settings.wide_lan_to_confirm(&session.flags, &session.host)?;
+    if options.yes {
+        if let Some(why) = wide {
+            bail!(
+                "{why}; --yes alone does not cover that: add --accept-wide-lan if every host in it may scan this one, or correct LAN_NM. Nothing was changed"
+            );
+        }
+        return Ok(());
+    }
+    if common.format == Format::Json || !attended() {
+        bail!(
+            "there is nobody to ask (no terminal): give --yes to apply what `harden-portsentry diff` shows. Nothing was changed"
+        );
+    }
+    if let Some(why) = wide
+        && !Confirm::new().with_prompt(format!("{why}. Trust every host in it?")).default(false).interact()?
+    {
+        return Err(Declined.into());
+    }
+    if !Confirm::new().with_prompt("Apply this?").default(false).interact()? {
+        return Err(Declined.into());
+    }
+    Ok(())
+}
+
+/// What carrying out ended with.
+struct Done {
+    facts: Facts,
+    settings: Settings,
+    applied: AppliedReport,
+}
+
+fn carry_out(common: &Common, session: &Session, shown: &Described, stop: &AtomicBool) -> Result<Done> {
+    let host = &session.host;
+    // Whoever held the lock may have changed the host since it was looked at.
+    let facts = Facts::read(host)?;
+    let described = describe(host, &session.settings, &facts)?;
+    if described.plan.files() != shown.plan.files() || described.plan.units() != shown.plan.units() {
+        bail!("this host was changed while apply was waiting; nothing was changed by this one, run it again");
+    }
+    let run = Runs::read(host)?.next(host);
+    let mut applied = AppliedReport { run: Some(run.number), ..AppliedReport::default() };
+    let mut progress = Progress::new(common.quiet || common.format == Format::Json);
+    let mut tell = |event| progress.show(event);
+    let mut execution = execute(host, &run, stop, &mut tell)?;
+    if let Some(program) = described.plan.program() {
+        execution.program(program)?;
+    }
+    let packages: Vec<_> = described.plan.packages().cloned().collect();
+    for change in &packages {
+        applied.installed = execution.packages(change)?;
+    }
+    // The packages brought files, units and processes: look again, and do what is left to do.
+    let facts = if packages.is_empty() { facts } else { Facts::read(host)? };
+    let settings = settings(host, &facts, &session.flags, false)?;
+    let described = describe(host, &settings, &facts)?;
+    if !packages.is_empty() {
+        tell_differences(common, &shown.plan, &described.plan);
+    }
+    write_and_restart(&mut execution, &described, &facts, &mut applied)?;
+    execution.finish()?;
+    drop(described);
+    Ok(Done { facts: Facts::read(host)?, settings, applied })
+}
+
+fn write_and_restart(
+    execution: &mut Execution,
+    described: &Described,
+    facts: &Facts,
+    applied: &mut AppliedReport,
+) -> Result<()> {
+    let plan = &described.plan;
+    if plan.packages().next().is_some() || described.context.generation.is_none() {
+        bail!(
+            "the packages are still not as they should be after the installation; run `harden-portsentry diff` to see what is missing"
+        );
+    }
+    let history = described.context.generation.map_or(CONF, |generation| generation.history());
+    execution.files(plan, Path::new(HOSTS_DENY), Path::new(history))?;
+    let units = plan.units();
+    execution.units(&units, facts)?;
+    applied.files = plan.files().len();
+    applied.services = units.iter().map(|change| change.unit.clone()).collect();
+    applied.services.dedup();
+    Ok(())
+}
+
+/// The diff is the truth; where the packages turned out otherwise than their archives said, say so.
+fn tell_differences(common: &Common, shown: &Plan, real: &Plan) {
+    if common.quiet || common.format == Format::Json {
+        return;
+    }
+    let known: Vec<FileChange> = shown.files();
+    let other: Vec<FileChange> = real
+        .files()
+        .into_iter()
+        .filter(|file| !known.iter().any(|old| old.path == file.path && old.after == file.after))
+        .collect();
+    if other.is_empty() {
+        return;
+    }
+    let mut page = Page::new();
+    page.line("Known only now that the packages are there:");
+    for file in &other {
+        page.file(file);
+    }
+    print(page.text());
+}
+
+fn report(common: &Common, session: &Session, shown: &Described, done: Done) -> Result<Exit> {
+    let host: &Host = &session.host;
+    let described = describe(host, &done.settings, &done.facts)?;
+    let found = checks::run(&described)?;
+    let failed = found.iter().any(|check| check.outcome == Outcome::Fail);
+    if common.format == Format::Json {
+        print(&Report::new("apply", host, shown).applied(done.applied).checks(found).to_json());
+    } else {
+        let mut page = Page::new();
+        if !common.quiet {
+            let run = done.applied.run.unwrap_or_default();
+            page.line("");
+            if !done.applied.installed.is_empty() {
+                page.wrapped("  installed   ", &done.applied.installed.join(" "));
+            }
+            page.wrapped(
+                "  written     ",
+                &format!("{} files; originals in /var/lib/harden-portsentry/runs/{run}", done.applied.files),
+            );
+            if !done.applied.services.is_empty() {
+                page.wrapped("  services    ", &done.applied.services.join(" "));
+            }
+            page.line("");
+        }
+        page.checks(&found, common.quiet);
+        if !failed && !common.quiet {
+            if host.is_live() && described.context.facts.portsentries().next().is_some() {
+                page.line("This host now blocks port scans. Take it back with: harden-portsentry undo");
+            } else {
+                page.line(
+                    "Prepared; it blocks port scans once it is started. Take it back with: harden-portsentry undo",
+                );
+            }
+        }
+        print(page.text());
+    }
+    Ok(if failed { Exit::AppliedWithFindings } else { Exit::Good })
+}

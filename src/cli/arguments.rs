@@ -1,0 +1,202 @@
+//! What can be typed. Help, man pages and completions all come from here.
+
+use std::path::PathBuf;
+
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+
+use crate::settings::{Engine, Flags, Response};
+
+const STATUSES: &str = "\
+Exit status:
+   0  diff: nothing to do; apply: as desired; verify: all checks hold
+   1  an error; what it is stands on stderr
+   2  diff: there are changes; verify: a check fails
+   3  apply: applied, but verify found something
+  64  a mistyped command line
+ 130  interrupted at a question; nothing was changed";
+
+/// Provisions, checks and takes back a working portsentry on Debian 11 to 14
+#[derive(Debug, Parser)]
+#[command(name = "harden-portsentry", version, after_help = STATUSES, max_term_width = 100, arg_required_else_help = true)]
+pub struct Arguments {
+    #[command(subcommand)]
+    pub command: Command,
+    #[command(flatten)]
+    pub common: Common,
+}
+
+/// The command line as clap sees it, for man pages.
+pub fn command() -> clap::Command {
+    Arguments::command()
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Show what apply would change: diffs, commands, and why. Never writes
+    #[command(after_help = STATUSES)]
+    Diff(DiffOptions),
+    /// Show the same, ask once, do it, verify it
+    #[command(after_help = STATUSES)]
+    Apply(ApplyOptions),
+    /// Check the end state on the running system
+    #[command(after_help = STATUSES)]
+    Verify(VerifyOptions),
+    /// Take back the last apply, or all from RUN on
+    #[command(after_help = STATUSES)]
+    Undo(UndoOptions),
+    /// List the applies of this machine
+    Runs,
+    /// Ask for what is missing and write config.env
+    Init(InitOptions),
+    /// Write the man pages into DIRECTORY
+    #[command(hide = true)]
+    Man { directory: PathBuf },
+}
+
+/// Flags of every command
+#[derive(Debug, Args)]
+pub struct Common {
+    /// Where the LAN_* variables stand [default: /root/config.env]
+    #[arg(long, global = true, value_name = "FILE", help_heading = "Settings")]
+    config_env: Option<PathBuf>,
+    /// Where everything else stands [default: /etc/harden-portsentry/policy.toml]
+    #[arg(long, global = true, value_name = "FILE", help_heading = "Settings")]
+    policy: Option<PathBuf>,
+    /// A mounted image or chroot to prepare instead of this system; nothing is started there
+    #[arg(long, global = true, value_name = "DIR", default_value = "/", help_heading = "Settings")]
+    pub root: PathBuf,
+    /// Which portsentry watches
+    #[arg(long, global = true, help_heading = "Settings")]
+    engine: Option<Engine>,
+    /// What a blocked host meets
+    #[arg(long, global = true, help_heading = "Settings")]
+    response: Option<Response>,
+    /// Install xtables-addons-dkms, which builds the CHAOS module for this kernel
+    #[arg(long, global = true, help_heading = "Settings")]
+    install_chaos: bool,
+    /// The LAN's interface, as LAN_IF in config.env
+    #[arg(long, global = true, value_name = "NAME", help_heading = "Settings")]
+    lan_if: Option<String>,
+    /// This host's address in the LAN, as LAN_IP
+    #[arg(long, global = true, value_name = "ADDRESS", help_heading = "Settings")]
+    lan_ip: Option<String>,
+    /// The LAN's netmask, as LAN_NM: 24 or 255.255.255.0
+    #[arg(long, global = true, value_name = "MASK", help_heading = "Settings")]
+    lan_nm: Option<String>,
+    /// The LAN's gateway, as LAN_GW
+    #[arg(long, global = true, value_name = "ADDRESS", help_heading = "Settings")]
+    lan_gw: Option<String>,
+    /// Trust a LAN that is public or wider than a /16
+    #[arg(long, global = true, help_heading = "Settings")]
+    accept_wide_lan: bool,
+    /// How to answer
+    #[arg(long, global = true, default_value = "text", help_heading = "Output")]
+    pub format: Format,
+    /// When to use colour
+    #[arg(long, global = true, default_value = "auto", help_heading = "Output")]
+    pub color: Color,
+    /// Print only what is wrong
+    #[arg(short, long, global = true, conflicts_with = "verbose", help_heading = "Output")]
+    pub quiet: bool,
+    /// Print every value with where it came from, and every step
+    #[arg(short, long, global = true, help_heading = "Output")]
+    pub verbose: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    Text,
+    Json,
+    /// for CI (verify only)
+    Junit,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Color {
+    /// on a terminal, unless NO_COLOR is set
+    Auto,
+    Always,
+    Never,
+}
+
+impl Color {
+    pub fn apply(self) {
+        let on = match self {
+            Color::Auto => return,
+            Color::Always => true,
+            Color::Never => false,
+        };
+        console::set_colors_enabled(on);
+        console::set_colors_enabled_stderr(on);
+    }
+}
+
+#[derive(Debug, Args)]
+pub struct DiffOptions {
+    /// Accepted for those who are used to it: diff never writes
+    #[arg(long)]
+    dry_run: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct ApplyOptions {
+    /// Do not ask
+    #[arg(short, long)]
+    pub yes: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct VerifyOptions {
+    /// A check that cannot be made here fails, too
+    #[arg(long)]
+    pub strict: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct UndoOptions {
+    /// Take back this run and all later ones (`runs` lists them) [default: the last one]
+    pub run: Option<u32>,
+    /// Do not ask
+    #[arg(short, long)]
+    pub yes: bool,
+    /// Overwrite files that were edited after apply
+    #[arg(long)]
+    pub force: bool,
+    /// Purge the packages that apply installed, with the dependencies that came along
+    #[arg(long)]
+    pub purge_packages: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct InitOptions {
+    /// Take what the machine offers without asking, where there is only one answer
+    #[arg(short, long)]
+    pub yes: bool,
+}
+
+impl Common {
+    /// The flags that decide about settings. Files that are not named lie within the root.
+    pub fn flags(&self) -> Flags {
+        let within = |path: &str| self.root.join(path.trim_start_matches('/'));
+        Flags {
+            config_env: self.config_env.clone().unwrap_or_else(|| within("/root/config.env")),
+            policy: self.policy.clone().unwrap_or_else(|| within("/etc/harden-portsentry/policy.toml")),
+            lan_if: self.lan_if.clone(),
+            lan_ip: self.lan_ip.clone(),
+            lan_nm: self.lan_nm.clone(),
+            lan_gw: self.lan_gw.clone(),
+            accept_wide_lan: self.accept_wide_lan,
+            engine: self.engine,
+            response: self.response,
+            install_chaos: self.install_chaos,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_command_line_is_consistent() {
+        super::command().debug_assert();
+    }
+}

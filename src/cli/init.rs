@@ -1,0 +1,131 @@
+//! `init`: asks for what is missing, proposes what the machine says, writes config.env.
+
+use std::net::IpAddr;
+
+use anyhow::{Result, bail};
+use dialoguer::{Input, Select};
+
+use crate::host::{Facts, Host};
+use crate::settings::{Flags, Proposal, check_writers, write_config_env};
+
+use super::arguments::{Common, InitOptions};
+use super::session::{attended, demand_root};
+use super::{Exit, print};
+
+pub fn run(common: &Common, options: &InitOptions) -> Result<Exit> {
+    let host = Host::new(&common.root)?;
+    demand_root(&host)?;
+    let facts = Facts::read(&host)?;
+    let flags = common.flags();
+    let proposals = crate::settings::propose(&facts.network);
+    if options.yes {
+        let [only] = proposals.as_slice() else {
+            bail!("{}", what_is_missing(&flags, &["LAN_IF, LAN_IP, LAN_NM, LAN_GW".to_owned()], &proposals));
+        };
+        write(&flags, only)?;
+    } else if attended() {
+        ask_and_write(&flags, &proposals)?;
+    } else {
+        bail!("there is nobody to ask (no terminal): give --yes to take what this machine offers");
+    }
+    print(&format!("Written: {}. Next: harden-portsentry diff\n", flags.config_env.display()));
+    Ok(Exit::Good)
+}
+
+/// Says which values nobody gave, what the machine could offer, and how to choose.
+pub fn what_is_missing(flags: &Flags, missing: &[String], proposals: &[Proposal]) -> String {
+    let mut text = format!("{} has no value: {} does not exist", missing.join(", "), flags.config_env.display());
+    if proposals.is_empty() {
+        text.push_str(", and no interface has an address that could be the LAN's.\nWrite that file, or give --lan-if, --lan-ip, --lan-nm and --lan-gw");
+        return text;
+    }
+    text.push_str(", and more than one network could be the LAN:\n");
+    for one in proposals {
+        text.push_str(&format!(
+            "  --lan-if {} --lan-ip {} --lan-nm {} --lan-gw {}\n",
+            one.interface, one.address, one.prefix, one.gateway
+        ));
+    }
+    text.push_str("Run `harden-portsentry init` on a terminal, or give one of these lines");
+    text
+}
+
+/// Asks, and writes config.env.
+///
+/// # Errors
+/// Nobody answers, or the file cannot be written.
+pub fn ask_and_write(flags: &Flags, proposals: &[Proposal]) -> Result<()> {
+    let chosen = match proposals {
+        [] => None,
+        [only] => Some(only.clone()),
+        several => {
+            let lines: Vec<String> = several
+                .iter()
+                .map(|one| {
+                    format!("{} on {}", one.network().map_or_else(String::new, |net| net.to_string()), one.interface)
+                })
+                .collect();
+            let index = Select::new()
+                .with_prompt("Which network is the LAN, never to be blocked?")
+                .items(&lines)
+                .default(0)
+                .interact()?;
+            several.get(index).cloned()
+        }
+    };
+    let ask = |prompt: &str, proposal: Option<String>| -> Result<String> {
+        let input = Input::<String>::new().with_prompt(prompt);
+        Ok(match proposal {
+            Some(text) => input.default(text),
+            None => input,
+        }
+        .interact_text()?)
+    };
+    let interface = ask("LAN_IF, the LAN's interface", chosen.as_ref().map(|one| one.interface.clone()))?;
+    let address = ask_address("LAN_IP, this host's address there", chosen.as_ref().map(|one| one.address.to_string()))?;
+    let prefix = ask_prefix(chosen.as_ref().map(|one| one.prefix.to_string()), address)?;
+    let gateway = ask_address("LAN_GW, the LAN's gateway", chosen.as_ref().map(|one| one.gateway.to_string()))?;
+    write(flags, &Proposal { interface, address, prefix, gateway })
+}
+
+fn ask_address(prompt: &str, proposal: Option<String>) -> Result<IpAddr> {
+    let input = Input::<String>::new().with_prompt(prompt).validate_with(|text: &String| -> Result<(), String> {
+        text.parse::<IpAddr>().map(drop).map_err(|_| format!("{text} is no address; write one such as 192.168.1.5"))
+    });
+    let text = match proposal {
+        Some(text) => input.default(text),
+        None => input,
+    }
+    .interact_text()?;
+    Ok(text.parse()?)
+}
+
+fn ask_prefix(proposal: Option<String>, address: IpAddr) -> Result<u8> {
+    let longest: u8 = if address.is_ipv4() { 32 } else { 128 };
+    let input =
+        Input::<u8>::new().with_prompt("LAN_NM, the length of its netmask in bits").validate_with(move |bits: &u8| {
+            if (1..=longest).contains(bits) {
+                Ok(())
+            } else {
+                Err(format!("write a number from 1 to {longest}, such as 24"))
+            }
+        });
+    Ok(match proposal.and_then(|text| text.parse().ok()) {
+        Some(bits) => input.default(bits),
+        None => input,
+    }
+    .interact_text()?)
+}
+
+fn write(flags: &Flags, values: &Proposal) -> Result<()> {
+    if flags.config_env.exists() {
+        check_writers(&flags.config_env)?;
+    }
+    let rows = [
+        ("LAN_IF", values.interface.clone()),
+        ("LAN_IP", values.address.to_string()),
+        ("LAN_NM", values.prefix.to_string()),
+        ("LAN_GW", values.gateway.to_string()),
+    ];
+    write_config_env(&flags.config_env, &rows)
+}

@@ -1,0 +1,45 @@
+//! The man pages, from the same place as the help.
+
+use std::path::Path;
+
+use anyhow::{Context, Result};
+
+use super::{Exit, command};
+
+const FILES: &str = r#".SH FILES
+.TP
+/root/config.env
+LAN_IF, LAN_IP, LAN_NM and LAN_GW, as shell assignments; read, never executed.
+.TP
+/etc/harden\-portsentry/policy.toml
+Everything else; see docs/policy.md.
+.TP
+/var/lib/harden\-portsentry/runs/
+A directory an apply, with its journal and the originals of what it changed.
+.SH SEE ALSO
+.BR portsentry (8),
+.BR fail2ban (1),
+.BR hosts_access (5),
+.BR iptables (8)
+"#;
+
+/// Writes `harden-portsentry.8` and one page a subcommand into `directory`.
+pub fn run(directory: &Path) -> Result<Exit> {
+    std::fs::create_dir_all(directory).with_context(|| format!("cannot make {}", directory.display()))?;
+    let mut whole = command().disable_help_subcommand(true);
+    whole.build();
+    let mut pages = vec![("harden-portsentry".to_owned(), whole.clone())];
+    for sub in whole.get_subcommands().filter(|sub| !sub.is_hide_set()) {
+        let name = format!("harden-portsentry-{}", sub.get_name());
+        pages.push((name, sub.clone()));
+    }
+    for (name, page) in pages {
+        let mut text = Vec::new();
+        let man = clap_mangen::Man::new(page).section("8").manual("harden-portsentry").date("");
+        man.render(&mut text).context("cannot write a man page")?;
+        text.extend_from_slice(FILES.as_bytes());
+        let path = directory.join(format!("{name}.8"));
+        std::fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    Ok(Exit::Good)
+}

@@ -1,0 +1,108 @@
+//! The command line: what can be typed, and which exit status comes of it.
+
+mod apply;
+mod arguments;
+mod diff;
+mod init;
+mod man;
+mod progress;
+mod runs;
+mod session;
+mod undo;
+mod verify;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use clap::Parser;
+
+use crate::report::Report;
+
+pub use arguments::command;
+use arguments::{Arguments, Command, Format};
+
+/// What a command ended with; the numbers are part of the interface.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Exit {
+    /// As desired, all checks hold, done.
+    Good = 0,
+    /// Something went wrong, or was refused.
+    Error = 1,
+    /// diff: there are changes. verify: a check fails.
+    Found = 2,
+    /// apply: applied, but verify found something.
+    AppliedWithFindings = 3,
+    /// A mistyped command line (EX_USAGE of sysexits.h).
+    Usage = 64,
+    /// Ctrl-C at a question.
+    Interrupted = 130,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> ExitCode {
+        ExitCode::from(exit as u8)
+    }
+}
+
+/// Somebody answered no.
+#[derive(Debug, thiserror::Error)]
+#[error("nothing was changed")]
+struct Declined;
+
+/// Runs the command that `words` (the program's name first) ask for.
+pub fn main(words: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let arguments = match Arguments::try_parse_from(words) {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            // Help and version come this way too, and are no error.
+            let usage = error.use_stderr();
+            let _ = error.print();
+            return if usage { Exit::Usage.into() } else { Exit::Good.into() };
+        }
+    };
+    arguments.common.color.apply();
+    // A Ctrl-C ends the program while nothing is being changed; apply and undo then take the signal over.
+    let may_end = Arc::new(AtomicBool::new(true));
+    let _ = signal_hook::flag::register_conditional_shutdown(
+        signal_hook::consts::SIGINT,
+        Exit::Interrupted as i32,
+        Arc::clone(&may_end),
+    );
+    let common = &arguments.common;
+    let (name, result) = match &arguments.command {
+        Command::Diff(_) => ("diff", diff::run(common)),
+        Command::Apply(options) => ("apply", apply::run(common, options, &may_end)),
+        Command::Verify(options) => ("verify", verify::run(common, options)),
+        Command::Undo(options) => ("undo", undo::run(common, options, &may_end)),
+        Command::Runs => ("runs", runs::run(common)),
+        Command::Init(options) => ("init", init::run(common, options)),
+        Command::Man { directory } => ("man", man::run(directory)),
+    };
+    match result {
+        Ok(exit) => exit.into(),
+        Err(error) => {
+            let interrupted = error.chain().any(|cause| {
+                cause
+                    .downcast_ref::<std::io::Error>()
+                    .is_some_and(|error| error.kind() == std::io::ErrorKind::Interrupted)
+            });
+            if interrupted {
+                eprintln!("\nInterrupted; nothing was changed.");
+                return Exit::Interrupted.into();
+            }
+            if common.format == Format::Json {
+                print!("{}", Report::error(name, &common.root.display().to_string(), format!("{error:#}")).to_json());
+            }
+            eprintln!("harden-portsentry: {error:#}");
+            Exit::Error.into()
+        }
+    }
+}
+
+/// Prints without a panic when the reader is gone (`diff | head`).
+fn print(text: &str) {
+    use std::io::Write;
+    let _ = std::io::stdout().lock().write_all(text.as_bytes());
+}

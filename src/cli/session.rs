@@ -1,0 +1,83 @@
+//! What every command begins with: the host, its facts, the settings.
+
+use std::io::IsTerminal;
+
+use anyhow::{Result, bail};
+
+use crate::host::{Facts, Host, ssh_client};
+use crate::settings::{Flags, Loaded, Settings, SshClient};
+
+use super::arguments::Common;
+use super::init;
+
+/// One host, looked at once.
+pub struct Session {
+    pub host: Host,
+    pub facts: Facts,
+    pub settings: Settings,
+    pub flags: Flags,
+}
+
+impl Session {
+    /// Reads everything. Missing LAN_* values are asked for where somebody is there to answer (`may_ask`).
+    ///
+    /// # Errors
+    /// Not root for `/`; no Debian; settings that are wrong or missing.
+    pub fn open(common: &Common, may_ask: bool) -> Result<Session> {
+        let host = Host::new(&common.root)?;
+        demand_root(&host)?;
+        let facts = Facts::read(&host)?;
+        let flags = common.flags();
+        let settings = settings(&host, &facts, &flags, may_ask)?;
+        Ok(Session { host, facts, settings, flags })
+    }
+}
+
+/// Whether a person can be asked.
+pub fn attended() -> bool {
+    std::io::stdin().is_terminal() && std::io::stderr().is_terminal()
+}
+
+/// Changing, and even looking at, the running system takes root: its packet filter answers nobody else.
+pub fn demand_root(host: &Host) -> Result<()> {
+    if host.is_live() && !rustix::process::geteuid().is_root() {
+        bail!("this needs root for the running system; run it with sudo, or give --root DIR for an image");
+    }
+    Ok(())
+}
+
+/// The settings of `host`.
+///
+/// # Errors
+/// As [`Session::open`].
+pub fn settings(host: &Host, facts: &Facts, flags: &Flags, may_ask: bool) -> Result<Settings> {
+    let environment = |name: &str| std::env::var(name).ok();
+    let mut settings = match Settings::load(host, &facts.network, flags, &environment)? {
+        Loaded::Complete(settings) => *settings,
+        Loaded::Incomplete { missing, proposals } => {
+            if !may_ask || !attended() {
+                bail!("{}", init::what_is_missing(flags, &missing, &proposals));
+            }
+            eprintln!("{} is not there yet. A few questions:", flags.config_env.display());
+            init::ask_and_write(flags, &proposals)?;
+            match Settings::load(host, &facts.network, flags, &environment)? {
+                Loaded::Complete(settings) => *settings,
+                Loaded::Incomplete { missing, proposals } => {
+                    bail!("{}", init::what_is_missing(flags, &missing, &proposals))
+                }
+            }
+        }
+    };
+    if host.is_live() {
+        settings.new_ssh_client = ssh_client()
+            .filter(|client| !client.is_loopback() && !settings.covers(*client))
+            .filter(|client| !facts.network.addresses.iter().any(|own| own.address == *client))
+            .map(|address| SshClient { address, confirmed: today() });
+    }
+    Ok(settings)
+}
+
+fn today() -> String {
+    let now = jiff::Timestamp::now().to_string();
+    now.split('T').next().unwrap_or(&now).to_owned()
+}

@@ -1,0 +1,141 @@
+//! `undo`: show what goes back, ask once, do it.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+use dialoguer::Confirm;
+
+use crate::host::{Host, Lock};
+use crate::plan::{Runs, Undo, UndoOutcome};
+use crate::report::{Page, unified};
+
+use super::arguments::{Common, Format, UndoOptions};
+use super::progress::Progress;
+use super::session::{attended, demand_root};
+use super::{Declined, Exit, print, verify};
+
+const LOCK_LIMIT: Duration = Duration::from_secs(60);
+
+pub fn run(common: &Common, options: &UndoOptions, may_end: &AtomicBool) -> Result<Exit> {
+    verify::refuse_junit(common)?;
+    let host = Host::new(&common.root)?;
+    demand_root(&host)?;
+    let runs = Runs::read(&host)?;
+    let undo = Undo::plan(&host, &runs, options.run)?;
+    let text = common.format == Format::Text;
+    if text && !common.quiet {
+        print(shown(&undo, options).text());
+    }
+    if !undo.edited().is_empty() && !options.force {
+        let paths: Vec<String> = undo.edited().iter().map(|one| one.path.display().to_string()).collect();
+        bail!(
+            "edited after apply: {}; nothing was changed. --force overwrites these edits with what was there before apply",
+            paths.join(", ")
+        );
+    }
+    let purge = options.purge_packages || consent(common, options, &undo)?;
+    if purge {
+        undo.check_purge()?;
+    }
+    let _lock =
+        Lock::take(&host, "undo", LOCK_LIMIT, |holder| eprintln!("waiting for {holder} to finish with this host"))?;
+    if Runs::read(&host)?.0.iter().map(|run| run.state()).ne(runs.0.iter().map(|run| run.state())) {
+        bail!("this host was changed while undo was waiting; run it again");
+    }
+    may_end.store(false, Ordering::Relaxed);
+    let mut progress = Progress::new(common.quiet || !text);
+    let numbers = undo.numbers();
+    let outcome = undo.carry_out(options.force, purge, &mut |event| progress.show(event))?;
+    tell(common, &numbers, &outcome);
+    Ok(if outcome.problems.is_empty() { Exit::Good } else { Exit::Error })
+}
+
+fn shown(undo: &Undo, options: &UndoOptions) -> Page {
+    let mut page = Page::new();
+    let numbers: Vec<String> = undo.numbers().iter().map(u32::to_string).collect();
+    page.line(format!("Taking back run {}", numbers.join(", ")));
+    page.line("");
+    let edited = |path: &std::path::Path| undo.edited().iter().any(|one| one.path == path);
+    for file in undo.files().iter().filter(|file| !edited(&file.path)) {
+        page.file(file);
+    }
+    for one in undo.edited() {
+        page.wrapped("  edited      ", &format!("{}, after apply, by somebody:", one.path.display()));
+        for line in unified(&one.path, one.applied.as_deref(), one.now.as_deref()).lines() {
+            page.line(format!("    {line}"));
+        }
+    }
+    for rule in undo.rules() {
+        page.wrapped("  rule        ", &format!("delete {rule}"));
+    }
+    for (unit, state) in undo.services() {
+        page.wrapped("  service     ", &format!("{unit}: {state}, as before"));
+    }
+    if !undo.packages().is_empty() {
+        let verb = if options.purge_packages { "purge" } else { "stay" };
+        page.wrapped(
+            &format!("  {verb:<12}"),
+            &format!(
+                "{}{}",
+                undo.packages().join(" "),
+                if options.purge_packages { "" } else { "   (--purge-packages purges them)" }
+            ),
+        );
+    }
+    page
+}
+
+/// Whether the packages are to go as well; an error where the answer is no, or nobody is there to give one.
+fn consent(common: &Common, options: &UndoOptions, undo: &Undo) -> Result<bool> {
+    if options.yes {
+        return Ok(false);
+    }
+    if common.format == Format::Json || !attended() {
+        bail!("there is nobody to ask (no terminal): give --yes to undo. Nothing was changed");
+    }
+    if !Confirm::new().with_prompt("Take this back?").default(false).interact()? {
+        return Err(Declined.into());
+    }
+    if undo.packages().is_empty() {
+        return Ok(false);
+    }
+    Ok(Confirm::new()
+        .with_prompt(format!("Purge the {} packages that came with it, too?", undo.packages().len()))
+        .default(false)
+        .interact()?)
+}
+
+fn tell(common: &Common, numbers: &[u32], outcome: &UndoOutcome) {
+    if common.format == Format::Json {
+        let report = serde_json::json!({
+            "schema": "harden-portsentry/undo/1",
+            "runs": numbers,
+            "files": outcome.files,
+            "rules": outcome.rules,
+            "services": outcome.services,
+            "purged": outcome.purged,
+            "problems": outcome.problems,
+        });
+        print(&format!("{report:#}\n"));
+    } else if !common.quiet {
+        let mut page = Page::new();
+        page.wrapped("  restored    ", &format!("{} files", outcome.files));
+        if outcome.rules > 0 {
+            page.wrapped("  unblocked   ", &format!("{} firewall rules deleted", outcome.rules));
+        }
+        if !outcome.services.is_empty() {
+            page.wrapped("  services    ", &format!("{}, as before", outcome.services.join(" ")));
+        }
+        if !outcome.purged.is_empty() {
+            page.wrapped("  purged      ", &outcome.purged.join(" "));
+        }
+        if outcome.problems.is_empty() {
+            page.line("This host is as it was before.");
+        }
+        print(page.text());
+    }
+    for problem in &outcome.problems {
+        eprintln!("harden-portsentry: {problem}");
+    }
+}

@@ -1,0 +1,132 @@
+//! The choices that flags and policy.toml share.
+
+use std::fmt;
+use std::str::FromStr;
+
+use clap::ValueEnum;
+use serde::Deserialize;
+
+/// Which portsentry watches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Engine {
+    /// Debian's package where apt has it
+    Auto,
+    /// Debian's package
+    Package,
+    /// the one built into this program (not in this version yet)
+    Embedded,
+}
+
+/// What a blocked host meets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Response {
+    /// CHAOS where this kernel has it, as the article wants; else drop
+    Auto,
+    /// noise, by the CHAOS target of xtables-addons
+    Chaos,
+    /// silence
+    Drop,
+    /// an ICMP error
+    Reject,
+}
+
+impl Response {
+    /// The iptables target; `None` for [`Response::Auto`], which is no answer yet.
+    pub fn target(self, ipv6: bool) -> Option<&'static str> {
+        match self {
+            Response::Auto => None,
+            // xt_CHAOS knows IPv4 only.
+            Response::Chaos if ipv6 => Some("DROP"),
+            Response::Chaos => Some("CHAOS"),
+            Response::Drop => Some("DROP"),
+            Response::Reject => Some("REJECT"),
+        }
+    }
+}
+
+impl fmt::Display for Response {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(match self {
+            Response::Auto => "auto",
+            Response::Chaos => "chaos",
+            Response::Drop => "drop",
+            Response::Reject => "reject",
+        })
+    }
+}
+
+/// How long fail2ban keeps a block: seconds, or for ever.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BanTime(Option<u64>);
+
+impl BanTime {
+    /// A day.
+    pub const DAY: BanTime = BanTime(Some(86_400));
+
+    /// As fail2ban reads it: seconds, -1 for ever.
+    pub fn for_fail2ban(self) -> String {
+        self.0.map_or("-1".to_owned(), |seconds| seconds.to_string())
+    }
+}
+
+impl FromStr for BanTime {
+    type Err = String;
+
+    /// A number of seconds, or a number with s, m, h, d or w, or `forever`.
+    fn from_str(text: &str) -> Result<BanTime, String> {
+        let wrong =
+            || format!("`{text}` is no ban time; write \"1d\", \"12h\", \"1w\", a number of seconds, or \"forever\"");
+        if text == "forever" {
+            return Ok(BanTime(None));
+        }
+        let (number, unit) = match text.char_indices().find(|(_, letter)| !letter.is_ascii_digit()) {
+            Some((at, _)) => text.split_at(at),
+            None => (text, "s"),
+        };
+        let factor = match unit {
+            "s" => 1,
+            "m" => 60,
+            "h" => 3_600,
+            "d" => 86_400,
+            "w" => 604_800,
+            _ => return Err(wrong()),
+        };
+        let seconds =
+            number.parse::<u64>().ok().and_then(|number| number.checked_mul(factor)).filter(|&seconds| seconds > 0);
+        // fail2ban adds it to the time of day; ten years keep that well inside what it can count.
+        seconds.filter(|&seconds| seconds <= 315_360_000).map(|seconds| BanTime(Some(seconds))).ok_or_else(wrong)
+    }
+}
+
+impl fmt::Display for BanTime {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Some(seconds) = self.0 else { return out.write_str("ever") };
+        let units = [(604_800, "week"), (86_400, "day"), (3_600, "hour"), (60, "minute"), (1, "second")];
+        let (size, name) = units.into_iter().find(|(size, _)| seconds % size == 0).unwrap_or((1, "second"));
+        let count = seconds / size;
+        write!(out, "{count} {name}{}", if count == 1 { "" } else { "s" })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ban_times_in_every_form() {
+        for (text, seconds, shown) in [
+            ("1d", "86400", "1 day"),
+            ("90", "90", "90 seconds"),
+            ("12h", "43200", "12 hours"),
+            ("forever", "-1", "ever"),
+        ] {
+            let time: BanTime = text.parse().unwrap();
+            assert_eq!((time.for_fail2ban(), time.to_string()), (seconds.to_owned(), shown.to_owned()));
+        }
+        for wrong in ["", "0", "-5", "1y", "1.5d", "99999999999w", "d"] {
+            assert!(wrong.parse::<BanTime>().is_err(), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,146 @@
+//! Where each value comes from and which one wins:
+//! flags > config.env > environment > policy.toml > detected > defaults.
+
+mod choices;
+mod config_env;
+mod detect;
+mod lan;
+mod origin;
+mod policy;
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use anyhow::{Result, bail};
+use ipnet::IpNet;
+
+use crate::host::{Host, Network};
+
+pub use choices::{BanTime, Engine, Response};
+pub use config_env::{check_writers, write as write_config_env};
+pub use detect::{Proposal, propose};
+pub use lan::{Lan, NAMES as LAN_NAMES};
+pub use origin::{Origin, Sourced};
+pub use policy::{Policy, SshClient, add_ssh_client};
+
+/// What the command line said; `None` where it said nothing.
+#[derive(Debug, Clone, Default)]
+pub struct Flags {
+    pub config_env: PathBuf,
+    pub policy: PathBuf,
+    pub lan_if: Option<String>,
+    pub lan_ip: Option<String>,
+    pub lan_nm: Option<String>,
+    pub lan_gw: Option<String>,
+    pub accept_wide_lan: bool,
+    pub engine: Option<Engine>,
+    pub response: Option<Response>,
+    pub install_chaos: bool,
+}
+
+/// Every value that the article's steps need, each with where it came from.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    pub lan: Lan,
+    pub engine: Sourced<Engine>,
+    pub response: Sourced<Response>,
+    pub install_chaos: bool,
+    /// RESOLVE_HOST: look up the scanner's name, before the block (trap 5).
+    pub resolve_host: Sourced<bool>,
+    pub fail2ban: Sourced<bool>,
+    pub bantime: Sourced<BanTime>,
+    /// Whether a stock sshd jail without a log may be given the journal (trap 6).
+    pub mend_sshd_jail: Sourced<bool>,
+    /// Networks that the user named: never blocked, and let in by hosts.allow.
+    pub safe: Vec<Sourced<IpNet>>,
+    /// Clients of ssh sessions that ran apply, confirmed: never blocked.
+    pub ssh_clients: Vec<SshClient>,
+    /// The client of the ssh session that this runs in, if it is not safe yet: apply's yes confirms it.
+    pub new_ssh_client: Option<SshClient>,
+    /// Where policy.toml is or would be.
+    pub policy_path: PathBuf,
+    /// What the person should know about these values, though they are valid.
+    pub warnings: Vec<String>,
+}
+
+/// What [`Settings::load`] found.
+pub enum Loaded {
+    Complete(Box<Settings>),
+    /// Values are missing, and the machine offers what they could be.
+    Incomplete {
+        missing: Vec<String>,
+        proposals: Vec<Proposal>,
+    },
+}
+
+impl Settings {
+    /// Puts the values together for `host`, whose `network` was read before. `environment` answers for a
+    /// variable of the process environment.
+    ///
+    /// # Errors
+    /// A file that cannot be read or trusted, a value that is wrong, or values that do not fit one another;
+    /// each with file, line and remedy.
+    pub fn load(
+        host: &Host,
+        network: &Network,
+        flags: &Flags,
+        environment: &dyn Fn(&str) -> Option<String>,
+    ) -> Result<Loaded> {
+        let policy = Policy::read(host, &flags.policy)?;
+        let lan = match lan::combine(host, network, flags, environment, &policy)? {
+            lan::Combined::Whole(lan) => lan,
+            lan::Combined::Missing(missing) => {
+                return Ok(Loaded::Incomplete { missing, proposals: propose(network) });
+            }
+        };
+        let mut warnings = lan.check(host, network)?;
+        if let Some(why) = lan.needs_consent()
+            && !flags.accept_wide_lan
+            && !policy.lan.wide.value
+        {
+            warnings.push(format!(
+                "{why}: every host in it could scan this one unseen; apply wants a yes to this (--accept-wide-lan, or `wide = true` in [lan] of {})",
+                flags.policy.display()
+            ));
+        }
+        let engine = flag(flags.engine, "--engine").unwrap_or(policy.engine);
+        if engine.value == Engine::Embedded {
+            bail!(
+                "the embedded engine ({}) is not part of this version yet; use --engine package, the portsentry of Debian",
+                engine.origin
+            );
+        }
+        Ok(Loaded::Complete(Box::new(Settings {
+            lan,
+            engine,
+            response: flag(flags.response, "--response").unwrap_or(policy.response),
+            install_chaos: flags.install_chaos,
+            resolve_host: policy.resolve_host,
+            fail2ban: policy.fail2ban,
+            bantime: policy.bantime,
+            mend_sshd_jail: policy.mend_sshd_jail,
+            safe: policy.safe,
+            ssh_clients: policy.ssh_clients,
+            new_ssh_client: None,
+            policy_path: flags.policy.clone(),
+            warnings,
+        })))
+    }
+
+    /// Whether apply has to ask before it trusts so large a LAN, and why.
+    pub fn wide_lan_to_confirm(&self, flags: &Flags, host: &Host) -> Result<Option<String>> {
+        let consented = flags.accept_wide_lan || Policy::read(host, &flags.policy)?.lan.wide.value;
+        Ok(self.lan.needs_consent().filter(|_| !consented))
+    }
+
+    /// Whether `address` is already safe by the LAN, by name or as a confirmed client.
+    pub fn covers(&self, address: IpAddr) -> bool {
+        self.lan.network().contains(&address)
+            || self.safe.iter().any(|network| network.value.contains(&address))
+            || self.ssh_clients.iter().any(|client| client.address == address)
+    }
+}
+
+fn flag<T>(value: Option<T>, name: &'static str) -> Option<Sourced<T>> {
+    value.map(|value| Sourced { value, origin: Origin::Flag(name) })
+}
