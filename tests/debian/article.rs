@@ -34,10 +34,7 @@ impl Bed {
         let edit = r#"sed -i -e '/^KILL_ROUTE\|^BLOCK_\|^RESOLVE_HOST/d' /etc/portsentry/portsentry.conf
             cat /tmp/by-hand >>/etc/portsentry/portsentry.conf
             [ ! -e /etc/default/portsentry ] || sed -i -e 's|="tcp"|="atcp"|' -e 's|="udp"|="audp"|' /etc/default/portsentry"#;
-        self.write(
-            "/tmp/by-hand",
-            &format!("BLOCK_TCP=\"1\"\nBLOCK_UDP=\"1\"\nKILL_ROUTE=\"{kill_route}\"\n"),
-        );
+        self.write("/tmp/by-hand", &format!("BLOCK_TCP=\"1\"\nBLOCK_UDP=\"1\"\nKILL_ROUTE=\"{kill_route}\"\n"));
         self.ok(edit);
         self.ok(&format!(
             "systemctl daemon-reload; systemctl enable --quiet {0}; systemctl restart {0}",

@@ -7,42 +7,31 @@ use crate::bed::{Bed, HOST, seconds, wait_for};
 impl Bed {
     /// A SYN scan of closed ports, over in a fraction of a second whether or not it gets blocked.
     pub fn scan(&self, source: &str) {
-        self.attack(&format!(
-            "nmap -sS -Pn -n --max-retries 0 -p 1-20 -S {source} -e wire {HOST}"
-        ))
-        .succeeds();
+        self.attack(&format!("nmap -sS -Pn -n --max-retries 0 -p 1-20 -S {source} -e wire {HOST}")).succeeds();
     }
 
     pub fn scan_udp(&self, source: &str) {
-        self.attack(&format!("nmap -sU -Pn -n --max-retries 0 --host-timeout 20 -p 7,9,13,19 -S {source} -e wire {HOST}")).succeeds();
+        self.attack(&format!(
+            "nmap -sU -Pn -n --max-retries 0 --host-timeout 20 -p 7,9,13,19 -S {source} -e wire {HOST}"
+        ))
+        .succeeds();
     }
 
     pub fn scan_ipv6(&self, source: &str) {
-        self.attack(&format!(
-            "nmap -6 -sS -Pn -n --max-retries 0 -p 1-20 -S {source} -e wire fd66::1"
-        ))
-        .succeeds();
+        self.attack(&format!("nmap -6 -sS -Pn -n --max-retries 0 -p 1-20 -S {source} -e wire fd66::1")).succeeds();
     }
 
     /// Whether sshd greets that source: the connection of which a block makes an end.
     pub fn ssh_answers(&self, source: &str) -> bool {
-        let host = if source.contains(':') {
-            "fd66::1"
-        } else {
-            HOST
-        };
-        self.attack(&format!("nc -w 3 -s {source} {host} 22 </dev/null"))
-            .stdout
-            .starts_with("SSH-")
+        let host = if source.contains(':') { "fd66::1" } else { HOST };
+        self.attack(&format!("nc -w 3 -s {source} {host} 22 </dev/null")).stdout.starts_with("SSH-")
     }
 
     /// Whether a closed UDP port says so to that source, as it does to everyone who is not blocked.
     pub fn udp_answers(&self, source: &str) -> bool {
-        self.attack(&format!(
-            "nmap -sU -Pn -n -p 40123 --max-retries 2 -S {source} -e wire {HOST}"
-        ))
-        .stdout
-        .contains("closed")
+        self.attack(&format!("nmap -sU -Pn -n -p 40123 --max-retries 2 -S {source} -e wire {HOST}"))
+            .stdout
+            .contains("closed")
     }
 
     /// All rules of the box, of whatever tool is there.
@@ -53,16 +42,12 @@ impl Bed {
     /// Whether a rule or a set of the firewall names the address.
     pub fn firewall_names(&self, address: &str) -> bool {
         let pattern = format!(r"(^|[^0-9a-f.:]){}($|[^0-9a-f.:])", regex::escape(address));
-        Regex::new(&pattern)
-            .expect("an escaped address is a pattern")
-            .is_match(&self.firewall())
+        Regex::new(&pattern).expect("an escaped address is a pattern").is_match(&self.firewall())
     }
 
     #[track_caller]
     pub fn wait_until_blocked(&self, address: &str) {
-        wait_for(seconds(60), &format!("a rule against {address}"), || {
-            self.firewall_names(address)
-        });
+        wait_for(seconds(60), &format!("a rule against {address}"), || self.firewall_names(address));
     }
 
     /// Until portsentry has opened its sockets: before that a scan is not seen by anyone.
@@ -74,9 +59,7 @@ impl Bed {
         } else {
             "grep -q . /proc/net/packet && test $(wc -l </proc/net/packet) -ge 2"
         };
-        wait_for(seconds(30), "portsentry's sockets", || {
-            self.run(listening).status == 0
-        });
+        wait_for(seconds(30), "portsentry's sockets", || self.run(listening).status == 0);
     }
 
     #[track_caller]

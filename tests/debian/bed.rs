@@ -46,20 +46,12 @@ impl Suite {
 
     /// Where the stock portsentry of this Debian writes its history.
     pub fn history(self) -> &'static str {
-        if self == Forky {
-            "/var/log/portsentry.log"
-        } else {
-            "/var/lib/portsentry/portsentry.history"
-        }
+        if self == Forky { "/var/log/portsentry.log" } else { "/var/lib/portsentry/portsentry.history" }
     }
 
     /// The units that apply leaves enabled and running.
     pub fn units(self) -> &'static [&'static str] {
-        if self == Trixie {
-            &["portsentry@atcp.service", "portsentry@audp.service"]
-        } else {
-            &["portsentry.service"]
-        }
+        if self == Trixie { &["portsentry@atcp.service", "portsentry@audp.service"] } else { &["portsentry.service"] }
     }
 }
 
@@ -79,20 +71,13 @@ pub struct Output {
 
 impl fmt::Display for Output {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        write!(
-            f,
-            "`{}`: exit {}\n--- stdout\n{}\n--- stderr\n{}",
-            self.command, self.status, self.stdout, self.stderr
-        )
+        write!(f, "`{}`: exit {}\n--- stdout\n{}\n--- stderr\n{}", self.command, self.status, self.stdout, self.stderr)
     }
 }
 
 impl Output {
     fn of(command: &str, mut process: Command) -> Output {
-        let output = process
-            .stdin(Stdio::null())
-            .output()
-            .unwrap_or_else(|e| panic!("cannot start `{command}`: {e}"));
+        let output = process.stdin(Stdio::null()).output().unwrap_or_else(|e| panic!("cannot start `{command}`: {e}"));
         Output {
             command: command.to_owned(),
             status: output.status.code().unwrap_or(-1),
@@ -120,19 +105,13 @@ impl Output {
 
     #[track_caller]
     pub fn says(self, text: &str) -> Output {
-        assert!(
-            self.text().contains(text),
-            "expected to read {text:?}: {self}"
-        );
+        assert!(self.text().contains(text), "expected to read {text:?}: {self}");
         self
     }
 
     #[track_caller]
     pub fn says_not(self, text: &str) -> Output {
-        assert!(
-            !self.text().contains(text),
-            "did not expect to read {text:?}: {self}"
-        );
+        assert!(!self.text().contains(text), "did not expect to read {text:?}: {self}");
         self
     }
 
@@ -172,10 +151,7 @@ impl Bed {
         static SWEPT: OnceLock<()> = OnceLock::new();
         static NUMBER: AtomicU32 = AtomicU32::new(1);
         SWEPT.get_or_init(|| {
-            assert!(
-                rustix::process::geteuid().is_root(),
-                "the tests on real Debian need root: tests/run asks for it"
-            );
+            assert!(rustix::process::geteuid().is_root(), "the tests on real Debian need root: tests/run asks for it");
             for testbed in ["box", "vm"] {
                 testbed_says(testbed, &["sweep"], "sweep").succeeds();
             }
@@ -183,15 +159,8 @@ impl Bed {
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let name = format!("d{suite}-{}-{number}", std::process::id());
         let suite_number = suite.to_string();
-        let bed = Bed {
-            suite,
-            name,
-            testbed,
-        };
-        let words: Vec<_> = [suite_number.as_str(), &bed.name]
-            .into_iter()
-            .chain(options.iter().copied())
-            .collect();
+        let bed = Bed { suite, name, testbed };
+        let words: Vec<_> = [suite_number.as_str(), &bed.name].into_iter().chain(options.iter().copied()).collect();
         testbed_says(testbed, &[&["up"], &words[..]].concat(), "up").succeeds();
         bed
     }
@@ -226,8 +195,7 @@ impl Bed {
     pub fn write(&self, path: &str, content: &str) {
         let file = tempfile::NamedTempFile::new().expect("a temporary file");
         std::fs::write(file.path(), content).expect("it is writable");
-        self.run(&format!("mkdir -p \"$(dirname {path})\""))
-            .succeeds();
+        self.run(&format!("mkdir -p \"$(dirname {path})\"")).succeeds();
         self.put(file.path(), path);
         self.ok(&format!("chmod 644 {path}"));
     }
@@ -243,19 +211,13 @@ impl Bed {
     /// All files below a directory, by their content, owner, mode and links.
     pub fn tree(&self, path: &str) -> Tree {
         let copy = tempfile::tempdir().expect("a temporary directory");
-        self.testbed(
-            "copy-from",
-            &[path, copy.path().to_str().expect("test paths are UTF-8")],
-        )
-        .succeeds();
+        self.testbed("copy-from", &[path, copy.path().to_str().expect("test paths are UTF-8")]).succeeds();
         Tree::read(copy.path())
     }
 
     /// Inode, change and modification time of every file below `paths`: differs after any write, even of the same bytes.
     pub fn stamps(&self, paths: &str) -> String {
-        self.ok(&format!(
-            "find {paths} -xdev ! -type d -printf '%p %i %T@ %C@ %m %u:%g\\n' | sort"
-        ))
+        self.ok(&format!("find {paths} -xdev ! -type d -printf '%p %i %T@ %C@ %m %u:%g\\n' | sort"))
     }
 
     pub fn reboot(&self) {
@@ -291,20 +253,14 @@ impl Bed {
     /// apt, offline, as an administrator would call it.
     #[track_caller]
     pub fn apt(&self, arguments: &str) -> Output {
-        self.run(&format!(
-            "DEBIAN_FRONTEND=noninteractive apt-get -q -y {arguments}"
-        ))
-        .succeeds()
+        self.run(&format!("DEBIAN_FRONTEND=noninteractive apt-get -q -y {arguments}")).succeeds()
     }
 }
 
 impl Drop for Bed {
     fn drop(&mut self) {
         if std::thread::panicking() && std::env::var_os("HARDEN_KEEP").is_some() {
-            eprintln!(
-                "kept: {} (tests/testbed/box run {} -- bash; box down {})",
-                self.name, self.name, self.name
-            );
+            eprintln!("kept: {} (tests/testbed/box run {} -- bash; box down {})", self.name, self.name, self.name);
         } else {
             self.testbed("down", &[]);
         }
@@ -337,11 +293,7 @@ pub fn program() -> &'static Path {
 pub fn wait_for(limit: Duration, what: &str, mut condition: impl FnMut() -> bool) {
     let start = Instant::now();
     while !condition() {
-        assert!(
-            start.elapsed() < limit,
-            "waited {} s for: {what}",
-            limit.as_secs()
-        );
+        assert!(start.elapsed() < limit, "waited {} s for: {what}", limit.as_secs());
         std::thread::sleep(Duration::from_millis(100));
     }
 }
@@ -353,10 +305,7 @@ pub const fn seconds(n: u64) -> Duration {
 fn testbed_says(testbed: &str, words: &[&str], shown: &str) -> Output {
     let scripts = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/testbed");
     let mut command = Command::new("timeout");
-    command
-        .args(["--kill-after=10", COMMAND_LIMIT])
-        .arg(scripts.join(testbed))
-        .args(words);
+    command.args(["--kill-after=10", COMMAND_LIMIT]).arg(scripts.join(testbed)).args(words);
     command.env("BOX_OWNER", std::process::id().to_string());
     Output::of(shown, command)
 }

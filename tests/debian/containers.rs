@@ -26,9 +26,7 @@ pub fn trap_25_without_systemd(suite: Suite) {
 /// An image being built: policy-rc.d forbids every start, and apply respects and says it.
 pub fn trap_25_where_nothing_may_start_services(suite: Suite) {
     let bed = Bed::up(suite, &["--without-systemd"]).with_program();
-    bed.ok(
-        "printf '#!/bin/sh\\nexit 101\\n' >/usr/sbin/policy-rc.d; chmod 755 /usr/sbin/policy-rc.d",
-    );
+    bed.ok("printf '#!/bin/sh\\nexit 101\\n' >/usr/sbin/policy-rc.d; chmod 755 /usr/sbin/policy-rc.d");
     let apply = bed.tool("apply --yes");
     assert!(apply.status == 3, "applied, and not running: {apply}");
     apply.says("policy-rc.d");
@@ -40,17 +38,10 @@ pub fn trap_25_where_nothing_may_start_services(suite: Suite) {
 }
 
 pub fn trap_26_without_net_admin_there_is_no_rule(suite: Suite) {
-    let bed = Bed::up(
-        suite,
-        &["--without-systemd", "--drop-capability=CAP_NET_ADMIN"],
-    )
-    .with_program();
+    let bed = Bed::up(suite, &["--without-systemd", "--drop-capability=CAP_NET_ADMIN"]).with_program();
     bed.run("iptables -S").fails();
     let apply = bed.tool("apply --yes");
-    assert!(
-        apply.status == 3,
-        "applied, but nothing can be blocked: {apply}"
-    );
+    assert!(apply.status == 3, "applied, but nothing can be blocked: {apply}");
     apply.says("NET_ADMIN");
     let verify = bed.tool("verify --strict").exits(2);
     assert!(verify.text().contains("NET_ADMIN"), "{verify}");
@@ -61,7 +52,5 @@ pub fn verify_of_nothing_is_a_failure(suite: Suite) {
     let bed = Bed::up(suite, &["--without-systemd"]).with_program();
     bed.tool("verify").exits(2);
     bed.tool("verify --format json").exits(2).says("{");
-    bed.tool("verify --format junit")
-        .exits(2)
-        .says("<testsuite");
+    bed.tool("verify --format junit").exits(2).says("<testsuite");
 }

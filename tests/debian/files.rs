@@ -10,14 +10,9 @@ pub fn a_full_disk_leaves_the_old_file(suite: Suite) {
              cp -a /tmp/content/. {directory}; dd if=/dev/zero of={directory}/.filler bs=1k 2>/dev/null; true"
         ));
         let before = bed.tree(directory);
-        bed.tool("apply --yes")
-            .exits(1)
-            .says("No space left")
-            .says(directory);
+        bed.tool("apply --yes").exits(1).says("No space left").says(directory);
         before.must_equal(&bed.tree(directory), "the old files are intact");
-        bed.ok(&format!(
-            "rm {directory}/.filler; umount {directory}; rm -rf /tmp/content"
-        ));
+        bed.ok(&format!("rm {directory}/.filler; umount {directory}; rm -rf /tmp/content"));
     }
     bed.apply();
     bed.tool("verify").succeeds();
@@ -28,10 +23,7 @@ pub fn a_read_only_file_system_is_refused(suite: Suite) {
     let before = bed.stamps("/etc");
     bed.ok("mount --bind /etc /etc && mount -o remount,bind,ro /etc");
     let refused = bed.tool("apply --yes").exits(1);
-    assert!(
-        refused.text().to_lowercase().contains("read-only"),
-        "{refused}"
-    );
+    assert!(refused.text().to_lowercase().contains("read-only"), "{refused}");
     bed.ok("umount /etc");
     assert_eq!(bed.stamps("/etc"), before);
     bed.apply();
@@ -70,32 +62,16 @@ pub fn bad_input_is_refused_by_place(suite: Suite) {
     let bed = Bed::stock(suite).with_program();
     let before = bed.stamps("/etc /usr/local");
     bed.ok("cp /root/config.env /tmp/config.env; echo 'export LAN_NM=\"255.255.0.255\"' >>/root/config.env");
-    bed.tool("apply --yes")
-        .exits(1)
-        .says("/root/config.env")
-        .says("5");
+    bed.tool("apply --yes").exits(1).says("/root/config.env").says("5");
     bed.ok("cp /tmp/config.env /root/config.env; chmod 666 /root/config.env");
     bed.tool("apply --yes").exits(1).says("/root/config.env");
     bed.ok("chmod 600 /root/config.env");
     assert_eq!(bed.stamps("/etc /usr/local"), before, "nothing touched");
     bed.ok("mkdir -p /etc/harden-portsentry; echo 'fail2bna = false' >/etc/harden-portsentry/policy.toml");
-    bed.tool("apply --yes")
-        .exits(1)
-        .says("policy.toml")
-        .says("fail2ban");
+    bed.tool("apply --yes").exits(1).says("policy.toml").says("fail2ban");
     bed.ok("rm -r /etc/harden-portsentry; echo 'KILL_ROUTE=\"unterminated' >>/etc/portsentry/portsentry.conf");
-    let lines = bed
-        .ok("wc -l </etc/portsentry/portsentry.conf")
-        .trim()
-        .to_owned();
-    bed.tool("apply --yes")
-        .exits(1)
-        .says("portsentry.conf")
-        .says(&lines);
+    let lines = bed.ok("wc -l </etc/portsentry/portsentry.conf").trim().to_owned();
+    bed.tool("apply --yes").exits(1).says("portsentry.conf").says(&lines);
     bed.ok("useradd -m someone");
-    bed.run(&format!(
-        "cp {PROGRAM} /tmp/tool; su someone -c '/tmp/tool apply --yes'"
-    ))
-    .exits(1)
-    .says("root");
+    bed.run(&format!("cp {PROGRAM} /tmp/tool; su someone -c '/tmp/tool apply --yes'")).exits(1).says("root");
 }

@@ -8,14 +8,7 @@ use crate::bed::{OTHER_OUTSIDER, Suite};
 use crate::tree::{Node, Tree};
 
 /// What any boot or any package's installation writes, whoever asked for it.
-const NOISE: &[&str] = &[
-    "machine-id",
-    "ld.so.cache",
-    "mtab",
-    ".pwd.lock",
-    "resolv.conf",
-    "ssh/ssh_host",
-];
+const NOISE: &[&str] = &["machine-id", "ld.so.cache", "mtab", ".pwd.lock", "resolv.conf", "ssh/ssh_host"];
 
 pub fn fresh_to_undo(suite: Suite) {
     let bed = Bed::pristine(suite).with_program();
@@ -25,10 +18,7 @@ pub fn fresh_to_undo(suite: Suite) {
     let manual = manual_packages(&bed);
     bed.apply();
     let applied = etc(&bed);
-    let installed: Vec<_> = manual_packages(&bed)
-        .into_iter()
-        .filter(|p| !manual.contains(p))
-        .collect();
+    let installed: Vec<_> = manual_packages(&bed).into_iter().filter(|p| !manual.contains(p)).collect();
     bed.tool("verify").succeeds();
     second_apply_changes_nothing(&bed);
 
@@ -45,17 +35,12 @@ pub fn fresh_to_undo(suite: Suite) {
         bed.firewall()
     );
     bed.tool("verify").succeeds();
-    wait_for(seconds(60), "fail2ban's ban", || {
-        bed.ok("fail2ban-client status portsentry")
-            .contains(OUTSIDER)
-    });
+    wait_for(seconds(60), "fail2ban's ban", || bed.ok("fail2ban-client status portsentry").contains(OUTSIDER));
 
     bed.power_cycle();
     bed.wait_until_it_listens();
     blocked_in_every_way(&bed);
-    bed.ok(&format!(
-        "grep 'Restore Ban {OUTSIDER}' /var/log/fail2ban.log"
-    ));
+    bed.ok(&format!("grep 'Restore Ban {OUTSIDER}' /var/log/fail2ban.log"));
     bed.tool("verify").succeeds();
     bed.scan(OTHER_OUTSIDER);
     bed.wait_until_blocked(OTHER_OUTSIDER);
@@ -80,14 +65,8 @@ pub fn fresh_to_undo(suite: Suite) {
     control.apt(&format!("install {}", installed.join(" ")));
     let stock = etc(&control);
     the_diff_is_the_truth(&diff, &stock, &applied);
-    stock.must_equal(
-        &undone,
-        "undo leaves what the packages alone would have (left: control, right: ours)",
-    );
-    pristine.must_equal(
-        &purged,
-        "undo --purge-packages leaves what never saw them (left: before, right: after)",
-    );
+    stock.must_equal(&undone, "undo leaves what the packages alone would have (left: control, right: ours)");
+    pristine.must_equal(&purged, "undo --purge-packages leaves what never saw them (left: before, right: after)");
 }
 
 fn etc(bed: &Bed) -> Tree {
@@ -95,27 +74,15 @@ fn etc(bed: &Bed) -> Tree {
 }
 
 fn manual_packages(bed: &Bed) -> Vec<String> {
-    bed.ok("apt-mark showmanual")
-        .lines()
-        .map(str::to_owned)
-        .collect()
+    bed.ok("apt-mark showmanual").lines().map(str::to_owned).collect()
 }
 
 fn diff_changes_nothing(bed: &Bed) -> String {
-    let state = |bed: &Bed| {
-        (
-            bed.stamps("/etc /usr /root"),
-            bed.ok("dpkg-query -W; ls /var/lib"),
-        )
-    };
+    let state = |bed: &Bed| (bed.stamps("/etc /usr /root"), bed.ok("dpkg-query -W; ls /var/lib"));
     let before = state(bed);
     let diff = bed.tool("diff --dry-run").exits(2).stdout;
     assert!(state(bed) == before, "diff --dry-run writes nothing");
-    assert_eq!(
-        bed.tool("diff").exits(2).stdout,
-        diff,
-        "diff is diff --dry-run"
-    );
+    assert_eq!(bed.tool("diff").exits(2).stdout, diff, "diff is diff --dry-run");
     diff
 }
 
@@ -137,14 +104,8 @@ pub fn second_apply_changes_nothing(bed: &Bed) {
 
 fn blocked_in_every_way(bed: &Bed) {
     bed.wait_until_blocked(OUTSIDER);
-    wait_for(seconds(60), "ssh to be refused", || {
-        !bed.ssh_answers(OUTSIDER)
-    });
-    assert!(
-        !bed.udp_answers(OUTSIDER),
-        "and UDP is:\n{}",
-        bed.firewall()
-    );
+    wait_for(seconds(60), "ssh to be refused", || !bed.ssh_answers(OUTSIDER));
+    assert!(!bed.udp_answers(OUTSIDER), "and UDP is:\n{}", bed.firewall());
     assert!(bed.ssh_answers(GATEWAY), "and nobody else's");
 }
 
@@ -163,10 +124,7 @@ fn the_diff_is_the_truth(diff: &str, stock: &Tree, applied: &Tree) {
         );
     }
     for path in stock.0.keys() {
-        assert!(
-            applied.0.contains_key(path),
-            "apply removed {path} without showing it"
-        );
+        assert!(applied.0.contains_key(path), "apply removed {path} without showing it");
     }
 }
 
@@ -174,11 +132,7 @@ fn the_diff_is_the_truth(diff: &str, stock: &Tree, applied: &Tree) {
 fn patch(diff: &str, stock: &Tree) -> Tree {
     let root = tempfile::tempdir().expect("a temporary directory");
     for line in diff.lines() {
-        let Some(path) = line
-            .trim_start()
-            .strip_prefix("--- ")
-            .and_then(|label| label.split('\t').next())
-        else {
+        let Some(path) = line.trim_start().strip_prefix("--- ").and_then(|label| label.split('\t').next()) else {
             continue;
         };
         let Some(path) = path.trim_start_matches('a').strip_prefix("/etc/") else {
@@ -186,8 +140,7 @@ fn patch(diff: &str, stock: &Tree) -> Tree {
         };
         if let Some(bytes) = stock.bytes(path) {
             let file = root.path().join("etc").join(path);
-            fs::create_dir_all(file.parent().expect("it is below etc"))
-                .expect("a writable directory");
+            fs::create_dir_all(file.parent().expect("it is below etc")).expect("a writable directory");
             fs::write(file, bytes).expect("a writable directory");
         }
     }
@@ -198,8 +151,7 @@ fn patch(diff: &str, stock: &Tree) -> Tree {
         .stdout(Stdio::piped())
         .spawn()
         .expect("patch is installed (tests/run does it)");
-    std::io::Write::write_all(&mut child.stdin.take().expect("a pipe"), diff.as_bytes())
-        .expect("patch reads");
+    std::io::Write::write_all(&mut child.stdin.take().expect("a pipe"), diff.as_bytes()).expect("patch reads");
     let output = child.wait_with_output().expect("patch ends");
     assert!(
         output.status.success(),
@@ -213,15 +165,11 @@ fn patch(diff: &str, stock: &Tree) -> Tree {
 pub fn it_installs_itself_where_it_stays(suite: Suite) {
     let bed = Bed::stock(suite).with_program();
     bed.ok(&format!("mkdir -p /home/dev/checkout/target/release; mv {PROGRAM} /home/dev/checkout/target/release/; chmod -R a+rwX /home/dev"));
-    bed.run("cd /home/dev/checkout && target/release/harden-portsentry apply --yes")
-        .succeeds();
+    bed.run("cd /home/dev/checkout && target/release/harden-portsentry apply --yes").succeeds();
     bed.ok("rm -rf /home/dev");
     bed.run("grep -rn '/home/dev' /etc").fails();
     let path = bed.ok("command -v harden-portsentry");
-    assert_eq!(
-        bed.ok(&format!("stat -c '%U:%G %a' {path}")).trim(),
-        "root:root 755"
-    );
+    assert_eq!(bed.ok(&format!("stat -c '%U:%G %a' {path}")).trim(), "root:root 755");
     bed.wait_until_it_listens();
     bed.scan(OUTSIDER);
     bed.wait_until_blocked(OUTSIDER);
@@ -248,26 +196,14 @@ pub fn the_ssh_client_of_apply_stays_safe(suite: Suite) {
         "ssh -q -i {} -b {admin} -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o BatchMode=yes root@192.168.66.1",
         key.display()
     );
-    bed.attack(&format!("{ssh} '{PROGRAM} apply --yes'"))
-        .succeeds()
-        .says(admin);
-    assert!(
-        bed.read("/etc/harden-portsentry/policy.toml")
-            .contains(admin),
-        "it is kept in the policy"
-    );
-    bed.run(&format!("env -i PATH=/usr/bin:/bin {PROGRAM} apply --yes"))
-        .succeeds()
-        .says("nothing to change");
+    bed.attack(&format!("{ssh} '{PROGRAM} apply --yes'")).succeeds().says(admin);
+    assert!(bed.read("/etc/harden-portsentry/policy.toml").contains(admin), "it is kept in the policy");
+    bed.run(&format!("env -i PATH=/usr/bin:/bin {PROGRAM} apply --yes")).succeeds().says("nothing to change");
     bed.wait_until_it_listens();
     bed.scan(admin);
     bed.scan(OUTSIDER);
     bed.wait_until_blocked(OUTSIDER);
-    assert!(
-        bed.ssh_answers(admin) && !bed.firewall_names(admin),
-        "{}",
-        bed.firewall()
-    );
+    assert!(bed.ssh_answers(admin) && !bed.firewall_names(admin), "{}", bed.firewall());
 }
 
 /// A file that someone edited after apply is shown and kept, unless forced.
@@ -277,14 +213,8 @@ pub fn undo_does_not_overwrite_later_edits(suite: Suite) {
     bed.apply();
     bed.ok("echo '# mine' >>/etc/portsentry/portsentry.conf");
     let refused = bed.tool("undo --yes").fails();
-    assert!(
-        refused.text().contains("# mine") && refused.text().contains("--force"),
-        "{refused}"
-    );
-    assert!(
-        bed.read("/etc/portsentry/portsentry.conf")
-            .ends_with("# mine\n")
-    );
+    assert!(refused.text().contains("# mine") && refused.text().contains("--force"), "{refused}");
+    assert!(bed.read("/etc/portsentry/portsentry.conf").ends_with("# mine\n"));
     bed.tool("undo --yes --force").succeeds();
     before.must_equal(&etc(&bed), "undo --force (left: before apply)");
     bed.tool("runs").succeeds();
@@ -294,9 +224,7 @@ pub fn undo_does_not_overwrite_later_edits(suite: Suite) {
 pub fn undo_takes_exactly_our_entries(suite: Suite) {
     let bed = Bed::stock(suite).with_program();
     bed.run("touch /etc/hosts.allow /etc/hosts.deny");
-    bed.ok(
-        "echo 'sshd: 198.51.100.1' >>/etc/hosts.deny; echo 'ALL: 198.51.100.2' >>/etc/hosts.allow",
-    );
+    bed.ok("echo 'sshd: 198.51.100.1' >>/etc/hosts.deny; echo 'ALL: 198.51.100.2' >>/etc/hosts.allow");
     let before = etc(&bed);
     bed.apply();
     bed.wait_until_it_listens();
@@ -305,8 +233,7 @@ pub fn undo_takes_exactly_our_entries(suite: Suite) {
     bed.wait_until_blocked(OUTSIDER);
     bed.tool("undo --yes").succeeds();
     assert!(
-        bed.read("/etc/hosts.deny")
-            .ends_with("sshd: 198.51.100.1\nsshd: 198.51.100.3\n"),
+        bed.read("/etc/hosts.deny").ends_with("sshd: 198.51.100.1\nsshd: 198.51.100.3\n"),
         "{}",
         bed.read("/etc/hosts.deny")
     );

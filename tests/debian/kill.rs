@@ -35,15 +35,9 @@ pub fn an_apply_killed_again_and_again_still_ends_and_is_undone(suite: Suite) {
             assert!(n < 400, "{call}: it does not end: {run}");
         }
         bed.tool("undo --yes").succeeds();
-        before.must_equal(
-            &bed.tree("/etc"),
-            &format!("undone after kills at each {call} (left: before)"),
-        );
+        before.must_equal(&bed.tree("/etc"), &format!("undone after kills at each {call} (left: before)"));
     }
-    assert!(
-        kills > 20,
-        "strace has killed {kills} times: were these the calls that the program makes?"
-    );
+    assert!(kills > 20, "strace has killed {kills} times: were these the calls that the program makes?");
     bed.apply();
     bed.tool("verify").succeeds();
 }
@@ -63,10 +57,7 @@ pub fn a_kill_inside_dpkg_is_mended(suite: Suite) {
     assert_eq!(bed.ok("dpkg --audit"), "");
     bed.tool("verify").succeeds();
     bed.tool("undo --yes --purge-packages").succeeds();
-    before.must_equal(
-        &bed.tree("/etc").without(&["machine-id"]),
-        "undone (left: before)",
-    );
+    before.must_equal(&bed.tree("/etc").without(&["machine-id"]), "undone (left: before)");
 }
 
 fn killed_at(call: &str, n: u32) -> String {

@@ -12,17 +12,12 @@ fn history_line(suite: Suite, address: &str) -> String {
             suite.history()
         )
     } else {
-        format!(
-            "date +'%s - %m/%d/%Y %H:%M:%S Host: {address}/{address} Port: 11 TCP Blocked' >>{}",
-            suite.history()
-        )
+        format!("date +'%s - %m/%d/%Y %H:%M:%S Host: {address}/{address} Port: 11 TCP Blocked' >>{}", suite.history())
     }
 }
 
 fn counts_a_ban(bed: &Bed, address: &str) -> bool {
-    bed.run("fail2ban-client status portsentry")
-        .stdout
-        .contains(address)
+    bed.run("fail2ban-client status portsentry").stdout.contains(address)
 }
 
 /// The stock jail as the article enables it, on a box where nothing else stops fail2ban.
@@ -40,17 +35,11 @@ fn without_stock_jail(bed: &Bed) {
 pub fn trap_06_fail2ban_fails_for_want_of_sshds_log(suite: Suite) {
     let bed = Bed::stock(suite).with_program();
     bed.run("systemctl is-active fail2ban").fails();
-    bed.ok(
-        "cat /var/log/fail2ban.log; journalctl -u fail2ban; fail2ban-client -d >/dev/null || true",
-    );
-    bed.run("fail2ban-server -f -x 2>&1 & sleep 3; kill $!; true")
-        .says("Have not found any log file for sshd jail");
+    bed.ok("cat /var/log/fail2ban.log; journalctl -u fail2ban; fail2ban-client -d >/dev/null || true");
+    bed.run("fail2ban-server -f -x 2>&1 & sleep 3; kill $!; true").says("Have not found any log file for sshd jail");
     bed.ok("truncate -s 0 /var/log/fail2ban.log");
 
-    bed.tool("diff --dry-run")
-        .exits(2)
-        .says("backend = systemd")
-        .says("sshd");
+    bed.tool("diff --dry-run").exits(2).says("backend = systemd").says("sshd");
     bed.apply();
     bed.ok("systemctl is-active fail2ban");
     bed.wait_for_jail("portsentry");
@@ -60,9 +49,7 @@ pub fn trap_06_fail2ban_fails_for_want_of_sshds_log(suite: Suite) {
 pub fn trap_09_on_14_the_stock_jail_breaks_fail2ban(suite: Suite) {
     let bed = Bed::stock(suite).with_program();
     bed.ok("printf '[portsentry]\\nenabled = true\\n' >/etc/fail2ban/jail.d/portsentry.conf; systemctl restart fail2ban || true");
-    wait_for(seconds(30), "fail2ban to fail", || {
-        bed.run("systemctl is-active fail2ban").status != 0
-    });
+    wait_for(seconds(30), "fail2ban to fail", || bed.run("systemctl is-active fail2ban").status != 0);
     bed.ok("rm /etc/fail2ban/jail.d/portsentry.conf; systemctl reset-failed; systemctl restart fail2ban");
 
     the_jail_alone_bans_all_protocols(&bed);
@@ -72,27 +59,13 @@ pub fn trap_09_on_14_the_stock_jail_breaks_fail2ban(suite: Suite) {
 fn the_jail_alone_bans_all_protocols(bed: &Bed) {
     bed.apply();
     bed.wait_for_jail("portsentry");
-    assert!(
-        bed.udp_answers(OUTSIDER) && bed.ssh_answers(OUTSIDER),
-        "before"
-    );
+    assert!(bed.udp_answers(OUTSIDER) && bed.ssh_answers(OUTSIDER), "before");
     bed.ok(&history_line(bed.suite, OUTSIDER));
-    wait_for(seconds(60), "fail2ban's ban", || {
-        counts_a_ban(bed, OUTSIDER)
-    });
-    wait_for(seconds(20), "ssh to be refused", || {
-        !bed.ssh_answers(OUTSIDER)
-    });
+    wait_for(seconds(60), "fail2ban's ban", || counts_a_ban(bed, OUTSIDER));
+    wait_for(seconds(20), "ssh to be refused", || !bed.ssh_answers(OUTSIDER));
     assert!(!bed.udp_answers(OUTSIDER), "UDP too:\n{}", bed.firewall());
-    assert!(
-        bed.firewall_names(OUTSIDER),
-        "and the ruleset says so:\n{}",
-        bed.firewall()
-    );
-    assert!(
-        bed.udp_answers(OTHER_OUTSIDER) && bed.ssh_answers(OTHER_OUTSIDER),
-        "of nobody else"
-    );
+    assert!(bed.firewall_names(OUTSIDER), "and the ruleset says so:\n{}", bed.firewall());
+    assert!(bed.udp_answers(OTHER_OUTSIDER) && bed.ssh_answers(OTHER_OUTSIDER), "of nobody else");
 }
 
 pub fn trap_14_fail2ban_bans_nothing_without_its_program(suite: Suite) {
@@ -100,9 +73,7 @@ pub fn trap_14_fail2ban_bans_nothing_without_its_program(suite: Suite) {
     bed.run("command -v nft").fails();
     stock_jail(&bed);
     bed.ok(&history_line(suite, OTHER_OUTSIDER));
-    wait_for(seconds(60), "fail2ban's claim to have banned", || {
-        counts_a_ban(&bed, OTHER_OUTSIDER)
-    });
+    wait_for(seconds(60), "fail2ban's claim to have banned", || counts_a_ban(&bed, OTHER_OUTSIDER));
     assert!(
         bed.ssh_answers(OTHER_OUTSIDER) && !bed.firewall_names(OTHER_OUTSIDER),
         "there is no rule behind the claim"
@@ -118,42 +89,24 @@ pub fn trap_20_the_stock_jail_blocks_tcp_only_and_for_minutes(suite: Suite) {
         bed.apt("install nftables");
     }
     stock_jail(&bed);
-    assert_eq!(
-        bed.ok("fail2ban-client get portsentry bantime").trim(),
-        "600"
-    );
+    assert_eq!(bed.ok("fail2ban-client get portsentry bantime").trim(), "600");
     bed.ok(&history_line(suite, OTHER_OUTSIDER));
     wait_for(seconds(60), "fail2ban's ban", || {
         counts_a_ban(&bed, OTHER_OUTSIDER) && bed.firewall_names(OTHER_OUTSIDER)
     });
-    assert!(
-        bed.udp_answers(OTHER_OUTSIDER),
-        "the stock jail lets UDP through"
-    );
-    bed.ok(&format!(
-        "fail2ban-client set portsentry unbanip {OTHER_OUTSIDER}; truncate -s 0 {}",
-        suite.history()
-    ));
+    assert!(bed.udp_answers(OTHER_OUTSIDER), "the stock jail lets UDP through");
+    bed.ok(&format!("fail2ban-client set portsentry unbanip {OTHER_OUTSIDER}; truncate -s 0 {}", suite.history()));
     without_stock_jail(&bed);
 
     the_jail_alone_bans_all_protocols(&bed);
-    assert_eq!(
-        bed.ok("fail2ban-client get portsentry bantime").trim(),
-        "86400",
-        "a day"
-    );
+    assert_eq!(bed.ok("fail2ban-client get portsentry bantime").trim(), "86400", "a day");
 }
 
 pub fn trap_21_a_missing_history_kills_all_of_fail2ban(suite: Suite) {
     let bed = Bed::stock(suite).with_program();
     stock_jail(&bed);
-    bed.ok(&format!(
-        "rm {}; systemctl restart fail2ban || true",
-        suite.history()
-    ));
-    wait_for(seconds(30), "fail2ban to fail, its sshd jail too", || {
-        bed.run("fail2ban-client status sshd").status != 0
-    });
+    bed.ok(&format!("rm {}; systemctl restart fail2ban || true", suite.history()));
+    wait_for(seconds(30), "fail2ban to fail, its sshd jail too", || bed.run("fail2ban-client status sshd").status != 0);
     without_stock_jail(&bed);
 
     bed.ok(&format!("rm -f {}", suite.history()));
@@ -180,23 +133,15 @@ pub fn trap_22_on_14_the_stock_jail_watches_a_file_that_nobody_writes(suite: Sui
     bed.ok("systemctl restart fail2ban");
     bed.wait_for_jail("portsentry");
     let watched = bed.ok("fail2ban-client get portsentry logpath");
-    assert!(
-        watched.contains("/var/lib/portsentry/portsentry.history"),
-        "{watched}"
-    );
+    assert!(watched.contains("/var/lib/portsentry/portsentry.history"), "{watched}");
     bed.ok("rm /etc/fail2ban/jail.d/portsentry.conf");
 
     bed.apply();
     bed.wait_for_jail("portsentry");
-    assert!(
-        bed.ok("fail2ban-client get portsentry logpath")
-            .contains(suite.history()),
-        "ours watches what is written"
-    );
+    assert!(bed.ok("fail2ban-client get portsentry logpath").contains(suite.history()), "ours watches what is written");
     let conf = bed.read("/etc/portsentry/portsentry.conf");
     assert!(
-        conf.lines()
-            .any(|line| line.starts_with("BLOCKED_FILE=\"/run/")),
+        conf.lines().any(|line| line.starts_with("BLOCKED_FILE=\"/run/")),
         "and the blocked file is out of /tmp:\n{conf}"
     );
 }
@@ -205,11 +150,7 @@ pub fn trap_30_a_silent_resolver_does_not_delay_the_ban(suite: Suite) {
     let bed = Bed::stock(suite).with_program();
     bed.apply();
     bed.wait_for_jail("portsentry");
-    assert_eq!(
-        bed.ok("fail2ban-client get portsentry usedns").trim(),
-        "no",
-        "our jail asks no resolver"
-    );
+    assert_eq!(bed.ok("fail2ban-client get portsentry usedns").trim(), "no", "our jail asks no resolver");
 }
 
 pub fn trap_31_a_host_name_cannot_inject(suite: Suite) {
@@ -217,10 +158,7 @@ pub fn trap_31_a_host_name_cannot_inject(suite: Suite) {
     bed.apply();
     bed.wait_for_jail("portsentry");
     let filter = bed.ok("fail2ban-client get portsentry failregex");
-    assert!(
-        filter.contains("failregex") || filter.contains('|') || filter.contains('^'),
-        "{filter}"
-    );
+    assert!(filter.contains("failregex") || filter.contains('|') || filter.contains('^'), "{filter}");
     let hostile = if suite == Forky {
         [
             "date +'%Y-%m-%dT%H:%M:%S.000+0000 Scan from: [203.0.113.12] (x Scan from: [198.51.100.7] (y) protocol: [TCP] port: [1] type: [T] IP opts: [not set] ignored: [false] triggered: [true] noblock: [false] blocked: [true]'",
@@ -236,14 +174,10 @@ pub fn trap_31_a_host_name_cannot_inject(suite: Suite) {
         bed.ok(&format!("{line} >>{}", suite.history()));
     }
     bed.ok(&history_line(suite, OUTSIDER)); // what came before it has been read
-    wait_for(seconds(60), "fail2ban's ban", || {
-        counts_a_ban(&bed, OUTSIDER)
-    });
+    wait_for(seconds(60), "fail2ban's ban", || counts_a_ban(&bed, OUTSIDER));
     let status = bed.ok("fail2ban-client status portsentry");
     assert!(
-        status.contains("203.0.113.12")
-            && !status.contains("198.51.100.7")
-            && !status.contains("203.0.113.11"),
+        status.contains("203.0.113.12") && !status.contains("198.51.100.7") && !status.contains("203.0.113.11"),
         "{status}"
     );
 }

@@ -10,10 +10,7 @@ pub fn trap_07_after_a_boot_portsentry_forgets(suite: Suite) {
     bed.wait_until_blocked(OTHER_OUTSIDER);
     bed.reboot();
     bed.wait_until_it_listens();
-    assert!(
-        !bed.firewall_names(OTHER_OUTSIDER) && bed.udp_answers(OTHER_OUTSIDER),
-        "no rule survives a boot"
-    );
+    assert!(!bed.firewall_names(OTHER_OUTSIDER) && bed.udp_answers(OTHER_OUTSIDER), "no rule survives a boot");
     // ours: flow::fresh_to_undo reboots and finds the ban restored by fail2ban
 }
 
@@ -26,10 +23,8 @@ pub fn trap_08_on_13_the_article_leaves_nothing_running(suite: Suite) {
     bed.apply();
     bed.ok("systemctl is-active portsentry@atcp portsentry@audp; systemctl is-enabled portsentry@atcp portsentry@audp");
     for mode in ["tcp", "udp", "stcp", "sudp"] {
-        bed.run(&format!("systemctl is-active portsentry@{mode}"))
-            .fails();
-        bed.run(&format!("systemctl is-enabled portsentry@{mode}"))
-            .fails();
+        bed.run(&format!("systemctl is-active portsentry@{mode}")).fails();
+        bed.run(&format!("systemctl is-enabled portsentry@{mode}")).fails();
     }
     bed.reboot();
     bed.ok("systemctl is-active portsentry@atcp portsentry@audp");
@@ -66,15 +61,9 @@ pub fn trap_19_active_without_its_socket_is_blind(suite: Suite) {
     let bed = Bed::up(suite, &["--stock", "--drop-capability=CAP_NET_RAW"]).with_program();
     bed.run("systemctl restart portsentry");
     wait_for(seconds(20), "portsentry's claim", || {
-        bed.run("journalctl -u portsentry")
-            .stdout
-            .contains("now active and listening")
+        bed.run("journalctl -u portsentry").stdout.contains("now active and listening")
     });
-    assert_eq!(
-        bed.ok("tail -n +2 /proc/net/packet"),
-        "",
-        "it has no socket"
-    );
+    assert_eq!(bed.ok("tail -n +2 /proc/net/packet"), "", "it has no socket");
 
     let apply = bed.tool("apply --yes");
     assert!(apply.status == 3, "applied, but it cannot see: {apply}");
@@ -85,10 +74,7 @@ pub fn trap_23_a_deleted_conffile_comes_back(suite: Suite) {
     let bed = Bed::stock(suite).with_program();
     bed.ok("cp /etc/portsentry/portsentry.conf /tmp/; rm /etc/portsentry/portsentry.conf");
     bed.apt("install --reinstall portsentry");
-    assert!(
-        !bed.exists("/etc/portsentry/portsentry.conf"),
-        "a reinstall does not bring it back"
-    );
+    assert!(!bed.exists("/etc/portsentry/portsentry.conf"), "a reinstall does not bring it back");
 
     bed.apply();
     let conf = bed.read("/etc/portsentry/portsentry.conf");
@@ -104,26 +90,16 @@ pub fn trap_28_the_diff_reads_conffiles_out_of_the_cached_archive(suite: Suite) 
     bed.run("cd /tmp && apt-get download portsentry").fails();
     bed.ok("ls /var/cache/apt/archives/portsentry_*.deb");
 
-    let diff = bed
-        .tool("diff --dry-run")
-        .exits(2)
-        .says("/etc/portsentry/portsentry.conf")
-        .says("+KILL_ROUTE=\"");
+    let diff = bed.tool("diff --dry-run").exits(2).says("/etc/portsentry/portsentry.conf").says("+KILL_ROUTE=\"");
     assert!(
         !bed.exists("/etc/portsentry") && bed.run("command -v portsentry").status != 0,
         "nothing got installed: {diff}"
     );
 
     bed.ok("rm /var/cache/apt/archives/portsentry_*.deb");
-    bed.tool("diff --dry-run")
-        .exits(2)
-        .says("after the install")
-        .says_not("+KILL_ROUTE=\"");
+    bed.tool("diff --dry-run").exits(2).says("after the install").says_not("+KILL_ROUTE=\"");
     bed.ok("rm -rf /var/lib/apt/lists/*; mkdir /var/lib/apt/lists/partial");
-    bed.tool("apply --yes")
-        .exits(1)
-        .says("portsentry")
-        .says("--engine");
+    bed.tool("apply --yes").exits(1).says("portsentry").says("--engine");
 }
 
 /// The lock of dpkg is waited for, with a limit, and named.
@@ -140,12 +116,10 @@ pub fn a_busy_dpkg_is_waited_for(suite: Suite) {
 pub fn trap_12_a_daemon_that_refuses_its_configuration_is_not_active(suite: Suite) {
     assert_eq!(suite, Forky);
     let bed = Bed::stock(suite).with_program();
-    bed.ok("echo 'ADVANCED_PORTS_TCP=\"1024\"' >>/etc/portsentry/portsentry.conf; systemctl restart portsentry || true");
-    wait_for(seconds(20), "its refusal", || {
-        bed.run("journalctl -u portsentry")
-            .stdout
-            .contains("Invalid config")
-    });
+    bed.ok(
+        "echo 'ADVANCED_PORTS_TCP=\"1024\"' >>/etc/portsentry/portsentry.conf; systemctl restart portsentry || true",
+    );
+    wait_for(seconds(20), "its refusal", || bed.run("journalctl -u portsentry").stdout.contains("Invalid config"));
 
     bed.apply();
     bed.wait_until_it_listens();

@@ -9,18 +9,9 @@ use similar::TextDiff;
 
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Node {
-    Directory {
-        mode: u32,
-        owner: (u32, u32),
-    },
-    File {
-        mode: u32,
-        owner: (u32, u32),
-        bytes: Vec<u8>,
-    },
-    Link {
-        to: String,
-    },
+    Directory { mode: u32, owner: (u32, u32) },
+    File { mode: u32, owner: (u32, u32), bytes: Vec<u8> },
+    Link { to: String },
     Other,
 }
 
@@ -43,8 +34,7 @@ impl Tree {
 
     /// Without the paths that start with one of these: what any installation or boot writes anew.
     pub fn without(mut self, prefixes: &[&str]) -> Tree {
-        self.0
-            .retain(|path, _| !prefixes.iter().any(|p| path.starts_with(p)));
+        self.0.retain(|path, _| !prefixes.iter().any(|p| path.starts_with(p)));
         self
     }
 
@@ -57,16 +47,9 @@ impl Tree {
                 (a, b) if a == b => continue,
                 (Some(a), None) => format!("only on the left: {path} ({})\n", describe(a)),
                 (None, Some(b)) => format!("only on the right: {path} ({})\n", describe(b)),
-                (Some(Node::File { bytes: a, .. }), Some(Node::File { bytes: b, .. }))
-                    if a != b =>
-                {
+                (Some(Node::File { bytes: a, .. }), Some(Node::File { bytes: b, .. })) if a != b => {
                     let (a, b) = (String::from_utf8_lossy(a), String::from_utf8_lossy(b));
-                    format!(
-                        "differs: {path}\n{}",
-                        TextDiff::from_lines(&*a, &*b)
-                            .unified_diff()
-                            .context_radius(1)
-                    )
+                    format!("differs: {path}\n{}", TextDiff::from_lines(&*a, &*b).unified_diff().context_radius(1))
                 }
                 (Some(a), Some(b)) => {
                     format!("differs: {path}: {} / {}\n", describe(a), describe(b))
@@ -88,12 +71,7 @@ impl Tree {
 fn describe(node: &Node) -> String {
     match node {
         Node::Directory { mode, owner } => format!("directory, {mode:o}, {}:{}", owner.0, owner.1),
-        Node::File { mode, owner, bytes } => format!(
-            "file, {mode:o}, {}:{}, {} bytes",
-            owner.0,
-            owner.1,
-            bytes.len()
-        ),
+        Node::File { mode, owner, bytes } => format!("file, {mode:o}, {}:{}, {} bytes", owner.0, owner.1, bytes.len()),
         Node::Link { to } => format!("link to {to}"),
         Node::Other => "other".to_owned(),
     }
@@ -104,26 +82,16 @@ fn collect(root: &Path, below: &str, nodes: &mut BTreeMap<String, Node>) {
     for entry in fs::read_dir(root.join(below)).unwrap_or_else(read) {
         let entry = entry.unwrap_or_else(|e| panic!("cannot list {}: {e}", root.display()));
         let name = entry.file_name().to_string_lossy().into_owned();
-        let path = if below.is_empty() {
-            name
-        } else {
-            format!("{below}/{name}")
-        };
-        let meta = fs::symlink_metadata(entry.path())
-            .unwrap_or_else(|e| panic!("cannot look at {path}: {e}"));
+        let path = if below.is_empty() { name } else { format!("{below}/{name}") };
+        let meta = fs::symlink_metadata(entry.path()).unwrap_or_else(|e| panic!("cannot look at {path}: {e}"));
         let (mode, owner) = (meta.mode() & 0o7777, (meta.uid(), meta.gid()));
         let node = if meta.is_dir() {
             collect(root, &path, nodes);
             Node::Directory { mode, owner }
         } else if meta.is_symlink() {
-            Node::Link {
-                to: fs::read_link(entry.path())
-                    .map(|p| p.to_string_lossy().into_owned())
-                    .unwrap_or_default(),
-            }
+            Node::Link { to: fs::read_link(entry.path()).map(|p| p.to_string_lossy().into_owned()).unwrap_or_default() }
         } else if meta.is_file() {
-            let bytes =
-                fs::read(entry.path()).unwrap_or_else(|e| panic!("cannot read {path}: {e}"));
+            let bytes = fs::read(entry.path()).unwrap_or_else(|e| panic!("cannot read {path}: {e}"));
             Node::File { mode, owner, bytes }
         } else {
             Node::Other

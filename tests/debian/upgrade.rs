@@ -18,9 +18,7 @@ fn protects(bed: &Bed) {
     bed.scan(GATEWAY);
     bed.scan(OUTSIDER);
     bed.wait_until_blocked(OUTSIDER);
-    wait_for(seconds(30), "ssh to be refused", || {
-        !bed.ssh_answers(OUTSIDER)
-    });
+    wait_for(seconds(30), "ssh to be refused", || !bed.ssh_answers(OUTSIDER));
     assert!(bed.ssh_answers(GATEWAY), "the gateway stays safe");
 }
 
@@ -31,11 +29,7 @@ pub fn trap_24_upgraded_from_12_to_13(suite: Suite) {
     bed.apply();
     let before = bed.read("/etc/portsentry/portsentry.conf");
     upgrade(&mut bed);
-    assert_eq!(
-        bed.read("/etc/portsentry/portsentry.conf"),
-        before,
-        "an edited conffile is kept"
-    );
+    assert_eq!(bed.read("/etc/portsentry/portsentry.conf"), before, "an edited conffile is kept");
     bed.ok("systemctl is-enabled portsentry@atcp portsentry@audp");
 
     bed.apply();
@@ -55,9 +49,7 @@ pub fn trap_12_upgraded_from_13_to_14(suite: Suite) {
     bed.ok("systemctl daemon-reload");
     bed.reboot();
     wait_for(seconds(30), "2.0's refusal of 1.2's keys", || {
-        bed.run("journalctl -b -u portsentry")
-            .stdout
-            .contains("Invalid config")
+        bed.run("journalctl -b -u portsentry").stdout.contains("Invalid config")
     });
     bed.tool("verify").exits(2);
 
