@@ -8,7 +8,7 @@ use crate::host::Generation;
 use crate::plan::{Draft, FileKind, Step};
 
 use super::listening::{dialect, edit_conf};
-use super::{Context, sections};
+use super::{Context, HOSTS_DENY, sections};
 
 /// 2.0 keeps its blocked file over restarts and never blocks again what stands in it (trap 18), stock in
 /// /tmp, where it follows anybody's link (trap 22). Below /run it goes with the rules that it is about.
@@ -34,6 +34,7 @@ pub fn step(context: &Context, draft: &mut Draft) -> Result<Step> {
     }
     let Some(generation) = context.generation else { return Ok(step) };
     let second = generation == Generation::OneProcess;
+    let (kill_route, kill_hosts_deny) = kill_commands(context, generation);
     edit_conf(context, draft, &mut step, "block what scans", |conf| {
         if second {
             for key in FIRST_ONLY {
@@ -45,11 +46,14 @@ pub fn step(context: &Context, draft: &mut Draft) -> Result<Step> {
             ("BLOCK_TCP", "1".to_owned()),
             ("BLOCK_UDP", "1".to_owned()),
             ("RESOLVE_HOST", resolve.to_owned()),
-            ("KILL_ROUTE", kill_route(context, generation)),
-            ("KILL_HOSTS_DENY", kill_hosts_deny(generation)),
+            ("KILL_ROUTE", kill_route),
             ("IGNORE_FILE", "/etc/portsentry/portsentry.ignore".to_owned()),
             ("HISTORY_FILE", generation.history().to_owned()),
         ];
+        match kill_hosts_deny {
+            Some(line) => wanted.push(("KILL_HOSTS_DENY", line)),
+            None => conf.comment_out("KILL_HOSTS_DENY"),
+        }
         if second {
             wanted.push(("BLOCKED_FILE", BLOCKED.to_owned()));
         }
@@ -77,21 +81,27 @@ pub fn step(context: &Context, draft: &mut Draft) -> Result<Step> {
     Ok(step)
 }
 
-/// The command that blocks. `-w` waits for whoever else changes the rules just now; without it iptables-legacy
-/// fails and the daemon logs a block (as in trap 4).
-fn kill_route(context: &Context, generation: Generation) -> String {
-    let insert = |ipv6: bool| {
-        format!("{} -w -I INPUT -s $TARGET$ -j {}", crate::host::iptables(ipv6), context.chosen.target(ipv6))
-    };
-    if generation.sees_ipv6() {
-        // One command for both families: the daemon puts in the address and hands it to a shell (trap 15).
-        format!("case $TARGET$ in *:*) {};; *) {};; esac", insert(true), insert(false))
-    } else {
-        insert(false)
+/// The command that blocks, and the line for hosts.deny; `None` where the command writes that, too.
+fn kill_commands(context: &Context, generation: Generation) -> (String, Option<String>) {
+    // `-w` waits for whoever else changes the rules just now; without it iptables-legacy fails, and the daemon logs a
+    // block (as in trap 4).
+    if !generation.sees_ipv6() {
+        let command =
+            format!("{} -w -I INPUT -s $TARGET$ -j {}", crate::host::iptables(false), context.chosen.target(false));
+        return (command, Some("ALL: $TARGET$ : DENY".to_owned()));
     }
-}
-
-/// The line for hosts.deny; libwrap wants brackets around IPv6.
-fn kill_hosts_deny(generation: Generation) -> String {
-    if generation.sees_ipv6() { "ALL: [$TARGET$] : DENY".to_owned() } else { "ALL: $TARGET$ : DENY".to_owned() }
+    // The daemon puts in the address, everywhere, and hands the command to `sh -c`. It has to choose by family: the
+    // program, and for hosts.deny the brackets, which libwrap wants around IPv6 and around nothing else (trap 15). It
+    // first looks whether the rule is there: 2.0 sees packets before the firewall and hears a blocked host again.
+    let family = |ipv6: bool, listed: &str| {
+        format!("t={} d={listed} a={}", crate::host::iptables(ipv6), context.chosen.target(ipv6))
+    };
+    let command = format!(
+        "case $TARGET$ in *:*) {};; *) {};; esac; \
+         $t -w -C INPUT -s $TARGET$ -j $a 2>/dev/null || $t -w -I INPUT -s $TARGET$ -j $a; \
+         grep -qsxF 'ALL: '$d' : DENY' {HOSTS_DENY} || echo 'ALL: '$d' : DENY' >>{HOSTS_DENY}",
+        family(true, "'[$TARGET$]'"),
+        family(false, "$TARGET$"),
+    );
+    (command, None)
 }

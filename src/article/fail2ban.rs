@@ -1,11 +1,13 @@
 //! Step 7: fail2ban's portsentry jail, so that blocks survive a restart.
 
+use std::net::IpAddr;
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
 use askama::Template;
+use ipnet::IpNet;
 
-use crate::host::{Generation, ServiceManager};
+use crate::host::ServiceManager;
 use crate::plan::{Change, Content, Draft, FileKind, Step};
 use crate::syntax::ini::Ini;
 
@@ -18,8 +20,11 @@ const ACTION: &str = "/etc/fail2ban/action.d/harden-portsentry.conf";
 /// A jail.d file of its own for the stock sshd jail; read after Debian's defaults-debian.conf.
 const SSHD: &str = "/etc/fail2ban/jail.d/harden-portsentry-sshd.conf";
 const SERVICE: &str = "/etc/systemd/system/fail2ban.service.d/harden-portsentry.conf";
-/// Services that flush the firewall, and fail2ban's bans with it.
-const FLUSHING: [&str; 2] = ["nftables.service", "netfilter-persistent.service"];
+/// Packages whose service flushes the firewall, and fail2ban's bans with it; and what makes it bring them back.
+const FLUSHING: [(&str, &str); 2] = [
+    ("nftables", include_str!("../../templates/fail2ban-nftables.conf")),
+    ("netfilter-persistent", include_str!("../../templates/fail2ban-netfilter-persistent.conf")),
+];
 /// Every file of ours begins with this, so that only ours are ever removed.
 const OURS: &[u8] = b"# Written by harden-portsentry";
 
@@ -56,6 +61,7 @@ pub fn step(context: &Context, draft: &mut Draft) -> Result<Step> {
         return Ok(step);
     };
     let history = generation.history();
+    let text = jail(context, draft, history)?;
     let mut put = |path: &str, text: &str, why: &str| -> Result<()> {
         step.file(draft.put(Path::new(path), text.as_bytes(), 0o644, FileKind::Whole, why)?);
         Ok(())
@@ -66,49 +72,32 @@ pub fn step(context: &Context, draft: &mut Draft) -> Result<Step> {
         "a ban that answers as KILL_ROUTE does, for every protocol and family",
     )?;
     put(FILTER, include_str!("../../templates/fail2ban-filter.conf"), "reads portsentry's history, of 1.2 and of 2.0")?;
-    put(JAIL, &jail(context, history)?, "the jail, with the history that this portsentry writes")?;
+    put(JAIL, &text, "the jail, with the history that this portsentry writes")?;
     let directory = Path::new(history).parent().and_then(Path::to_str).unwrap_or("/");
     let service =
         Service { history, history_dir: directory }.render().context("cannot fill the drop-in of fail2ban")?;
     put(SERVICE, &service, "a history that is missing stops every jail")?;
-    for unit in FLUSHING {
+    for (package, text) in FLUSHING {
         let there = ["/lib/systemd/system", "/usr/lib/systemd/system", "/etc/systemd/system"];
-        if there.iter().any(|place| context.host.exists(&format!("{place}/{unit}"))) {
-            put(
-                &drop_in(unit),
-                include_str!("../../templates/fail2ban-firewall.conf"),
-                "it flushes the firewall, and the bans with it",
-            )?;
+        let comes = context.offer.candidates.iter().any(|one| one.name == package);
+        if comes || there.iter().any(|place| context.host.exists(&format!("{place}/{package}.service"))) {
+            put(&drop_in(package), text, "it flushes the firewall, and the bans with it")?;
         }
     }
     if let Content::Absent = draft.content(Path::new(history))? {
-        step.file(draft.put(
-            Path::new(history),
-            b"",
-            history_mode(generation),
-            FileKind::Log,
-            "fail2ban does not start without it",
-        )?);
+        step.file(draft.put(Path::new(history), b"", 0o644, FileKind::Log, "fail2ban does not start without it")?);
     }
     sshd_jail(context, draft, &mut step)?;
     Ok(step)
 }
 
-fn history_mode(generation: Generation) -> u32 {
-    // As each daemon makes it.
-    match generation {
-        Generation::OneProcess => 0o600,
-        Generation::SysvModes | Generation::UnitModes => 0o644,
-    }
-}
-
-fn drop_in(unit: &str) -> String {
-    format!("/etc/systemd/system/{unit}.d/harden-portsentry.conf")
+fn drop_in(package: &str) -> String {
+    format!("/etc/systemd/system/{package}.service.d/harden-portsentry.conf")
 }
 
 fn every_file() -> Vec<String> {
     let mut all: Vec<String> = [JAIL, FILTER, ACTION, SSHD, SERVICE].map(str::to_owned).to_vec();
-    all.extend(FLUSHING.map(drop_in));
+    all.extend(FLUSHING.map(|(package, _)| drop_in(package)));
     all
 }
 
@@ -121,21 +110,35 @@ fn remove_ours(draft: &mut Draft, path: &str, step: &mut Step) -> Result<()> {
     Ok(())
 }
 
-fn jail(context: &Context, history: &str) -> Result<String> {
-    let safe: Vec<String> = safe_networks(context).iter().map(|one| one.network.to_string()).collect();
+fn jail(context: &Context, draft: &Draft, history: &str) -> Result<String> {
+    let mut safe = vec!["127.0.0.0/8".to_owned(), "::1".to_owned()];
+    safe.extend(safe_networks(context).iter().map(|one| one.network.to_string()));
+    // Our list replaces the one in [DEFAULT], so whom the administrator lets off there is let off here.
+    let theirs = setting(draft, "DEFAULT", "ignoreip", &[JAIL])?.unwrap_or_default();
+    let is_address = |word: &&str| word.parse::<IpAddr>().is_ok() || word.parse::<IpNet>().is_ok();
+    for word in theirs.split([' ', ',', '\n', '\t']).filter(is_address) {
+        if !safe.iter().any(|known| known == word) {
+            safe.push(word.to_owned());
+        }
+    }
     let bantime = context.settings.bantime.value.for_fail2ban();
     // Lines older than a ban need no ban any more.
     let findtime = if bantime == "-1" { "86400" } else { &bantime };
-    Jail {
+    filled(&Jail {
         history,
         findtime,
         bantime: &bantime,
-        ignoreip: &format!("127.0.0.1/8 ::1 {}", safe.join(" ")),
+        ignoreip: &safe.join(" "),
         blocktype: context.chosen.target(false),
         blocktype6: context.chosen.target(true),
-    }
-    .render()
-    .context("cannot fill the jail")
+    })
+}
+
+/// The text of a template; askama drops the last newline.
+fn filled(template: &impl Template) -> Result<String> {
+    let mut text = template.render().context("cannot fill a template")?;
+    text.push('\n');
+    Ok(text)
 }
 
 /// On a minimal Debian 11 or 12 the stock sshd jail has no log, and fail2ban does not start at all (trap 6).
@@ -166,46 +169,46 @@ fn sshd_jail(context: &Context, draft: &mut Draft, step: &mut Step) -> Result<()
     Ok(())
 }
 
-/// Whether the sshd jail is on, reads a file, and that file is missing. What decides it stands in fail2ban's
-/// files, the later ones winning (jail.conf(5)).
+/// Whether the sshd jail is on, reads a file, and that file is missing.
 fn sshd_has_no_log(context: &Context, draft: &Draft) -> Result<bool> {
-    let mut paths = vec!["/etc/fail2ban/jail.conf".to_owned()];
-    paths.extend(draft.list("/etc/fail2ban/jail.d", ".conf"));
-    paths.push("/etc/fail2ban/jail.local".to_owned());
-    paths.extend(draft.list("/etc/fail2ban/jail.d", ".local"));
-    let (mut enabled, mut backend, mut logpath, mut default_backend) =
-        (String::new(), String::new(), String::new(), String::new());
-    for path in paths.iter().filter(|path| *path != SSHD) {
-        let Content::Bytes(bytes) = draft.content(Path::new(path))? else { continue };
-        let file = Ini::parse(&bytes);
-        for (section, key, value) in [
-            ("sshd", "enabled", &mut enabled),
-            ("sshd", "backend", &mut backend),
-            ("sshd", "logpath", &mut logpath),
-            ("DEFAULT", "backend", &mut default_backend),
-        ] {
-            if let Some(found) = file.get(section, key) {
-                *value = found;
-            }
-        }
-    }
-    if !matches!(enabled.as_str(), "true" | "1" | "yes" | "on") {
+    let sshd = |key: &str| setting(draft, "sshd", key, &[SSHD]);
+    if !matches!(sshd("enabled")?.as_deref(), Some("true" | "1" | "yes" | "on")) {
         return Ok(false);
     }
+    let mut backend = sshd("backend")?.unwrap_or_default();
     // %(sshd_backend)s is what the distribution's paths file says: systemd from Debian 13 on, else the default.
     if backend.contains("sshd_backend") {
-        let paths_file = draft.content(Path::new("/etc/fail2ban/paths-debian.conf"))?;
-        let by_distribution = match paths_file {
+        let by_distribution = match draft.content(Path::new("/etc/fail2ban/paths-debian.conf"))? {
             Content::Bytes(bytes) => Ini::parse(&bytes).get("DEFAULT", "sshd_backend"),
             _ => None,
         };
-        backend = by_distribution.unwrap_or(default_backend);
+        let by_user = setting(draft, "DEFAULT", "sshd_backend", &[])?;
+        let default = setting(draft, "DEFAULT", "backend", &[])?;
+        backend = by_user.or(by_distribution).or(default).unwrap_or_default();
     }
     if backend.starts_with("systemd") {
         return Ok(false);
     }
+    let logpath = sshd("logpath")?.unwrap_or_default();
     let log = if logpath.is_empty() || logpath.contains("%(") { "/var/log/auth.log" } else { logpath.as_str() };
-    Ok(!log.contains('*') && !context.host.exists(log.split_whitespace().next().unwrap_or(log)))
+    let is_there =
+        |path: &str| path.contains('*') || context.host.read(Path::new(path)).is_ok_and(|file| file.is_some());
+    Ok(!log.split_whitespace().any(is_there))
+}
+
+/// A value of fail2ban's jails as its files have it, the later ones winning (jail.conf(5)), `except` left out.
+fn setting(draft: &Draft, section: &str, key: &str, except: &[&str]) -> Result<Option<String>> {
+    let mut paths = vec!["/etc/fail2ban/jail.conf".to_owned()];
+    paths.extend(draft.list("/etc/fail2ban/jail.d", ".conf"));
+    paths.push("/etc/fail2ban/jail.local".to_owned());
+    paths.extend(draft.list("/etc/fail2ban/jail.d", ".local"));
+    let mut value = None;
+    for path in paths.iter().filter(|path| !except.contains(&path.as_str())) {
+        if let Content::Bytes(bytes) = draft.content(Path::new(path))? {
+            value = Ini::parse(&bytes).get(section, key).or(value);
+        }
+    }
+    Ok(value)
 }
 
 /// What fail2ban reads at its start, of ours.

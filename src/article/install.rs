@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use anyhow::{Result, bail};
 
-use crate::host::{Candidate, Facts, Host, Simulation};
+use crate::host::{Candidate, Facts, Host, ServiceManager, Simulation};
 use crate::plan::{Change, PackageChange, Step};
 use crate::settings::{Engine, Response, Settings};
 
@@ -38,7 +38,7 @@ impl Offer {
     /// apt cannot be run or refuses.
     pub fn ask(host: &Host, settings: &Settings, facts: &Facts) -> Result<Offer> {
         let mut offer = Offer { pristine: Some(BTreeMap::new()), ..Offer::default() };
-        let wanted = wanted(settings);
+        let wanted = wanted(settings, facts);
         offer.interrupted = host.dpkg_was_interrupted()
             || wanted.iter().any(|name| facts.packages.get(name).is_some_and(|package| package.half_done()));
         offer.missing =
@@ -83,10 +83,14 @@ impl Offer {
     }
 }
 
-fn wanted(settings: &Settings) -> Vec<&'static str> {
+fn wanted(settings: &Settings, facts: &Facts) -> Vec<&'static str> {
     let mut wanted = vec!["portsentry", "iptables"];
     if settings.fail2ban.value {
         wanted.push("fail2ban");
+        // Only recommended on 11 and 12; a jail that reads the journal kills fail2ban without it.
+        if facts.manager != ServiceManager::Sysv {
+            wanted.push("python3-systemd");
+        }
     }
     if settings.install_chaos || settings.response.value == Response::Chaos {
         wanted.push("xtables-addons-common");
@@ -115,7 +119,7 @@ pub fn step(context: &Context) -> Result<Step> {
         unknown(context, name, &mut step)?;
         return Ok(step);
     }
-    let names = wanted(context.settings).join(", ");
+    let names = wanted(context.settings, context.facts).join(", ");
     step.summary = format!("{names} installed");
     let mut why = Vec::new();
     if offer.interrupted {
@@ -153,7 +157,7 @@ fn unknown(context: &Context, name: &str, step: &mut Step) -> Result<()> {
         .iter()
         .any(|file| file.ends_with("Packages") || file.contains("_Packages"))
     {
-        step.summary = format!("{} installed", wanted(context.settings).join(", "));
+        step.summary = format!("{} installed", wanted(context.settings, context.facts).join(", "));
         step.info(
             "apt has no package lists yet; apply runs apt-get update first, and only then can the files be shown",
         );

@@ -18,10 +18,11 @@ const DEFAULT: &str = "/etc/default/portsentry";
 /// TCP ports that clients of ours make others call back on: 113 ident (mail and IRC servers), 139 NetBIOS.
 /// Stock has both.
 const QUIET_TCP: [u16; 2] = [113, 139];
-/// UDP ports on which a LAN talks to everybody: 67, 68 DHCP (stock lacks 68: trap 13), 137, 138 NetBIOS, 520 RIP.
-const QUIET_UDP: [u16; 5] = [67, 68, 137, 138, 520];
-/// The same for an engine that sees IPv6: 521 RIPng, 546, 547 DHCPv6.
-const QUIET_UDP_IPV6: [u16; 3] = [521, 546, 547];
+/// UDP ports on which a LAN talks to everybody, or answers come late: 67, 68 DHCP (stock lacks 68: trap 13), 123 NTP,
+/// 137, 138 NetBIOS, 520 RIP, 631 CUPS. Measured: a broadcast to one of these that is watched blocks its sender.
+const QUIET_UDP: [u16; 7] = [67, 68, 123, 137, 138, 520, 631];
+/// The same for an engine that sees IPv6: DHCPv6.
+const QUIET_UDP_IPV6: [u16; 2] = [546, 547];
 /// The article's limit: ports from 1 to 1023 are watched.
 const FIRST_UNWATCHED: u16 = 1024;
 
@@ -168,7 +169,7 @@ mod tests {
             PortsentryConf::parse(b"ADVANCED_PORTS_UDP=\"2048\"\nADVANCED_EXCLUDE_UDP=\"520,138,137,67,999\"\n")
                 .unwrap();
         watch_advanced(&mut conf).unwrap();
-        assert_eq!(conf.get("ADVANCED_EXCLUDE_UDP", Dialect::V1).unwrap(), "520,138,137,67,999,68");
+        assert_eq!(conf.get("ADVANCED_EXCLUDE_UDP", Dialect::V1).unwrap(), "520,138,137,67,999,68,123,631");
         assert_eq!(conf.get("ADVANCED_PORTS_UDP", Dialect::V1).unwrap(), "2048");
         assert_eq!(conf.get("ADVANCED_PORTS_TCP", Dialect::V1).unwrap(), "1024");
     }

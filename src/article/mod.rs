@@ -35,6 +35,8 @@ pub mod sections {
 
 /// The configuration of portsentry, of every generation.
 pub const CONF: &str = "/etc/portsentry/portsentry.conf";
+/// What portsentry 1.2 reads: built by its package, from the list that people edit, at each start.
+pub const BUILT_IGNORE_LIST: &str = "/etc/portsentry/portsentry.ignore";
 /// TCP wrappers' files.
 pub const HOSTS_ALLOW: &str = "/etc/hosts.allow";
 pub const HOSTS_DENY: &str = "/etc/hosts.deny";

@@ -70,10 +70,10 @@ pub fn allowed_networks(context: &Context) -> Vec<IpNet> {
 }
 
 pub fn step(context: &Context, draft: &mut Draft) -> Result<Step> {
-    let mut step = Step::new("safe-addresses", "Safe addresses", sections::BLOCKING);
+    let mut step = Step::new("safe-addresses", "Never blocked", sections::BLOCKING);
     let safe = safe_networks(context);
     let shown: Vec<String> = safe.iter().map(|one| one.network.to_string()).collect();
-    step.summary = format!("never blocked: {}", shown.join(", "));
+    step.summary = shown.join(", ");
     match context.generation {
         Some(generation) => ignore_list(generation, &safe, draft, &mut step)?,
         None => step.changes.push(Change::Later(Draft::later(

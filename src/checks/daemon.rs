@@ -64,7 +64,8 @@ fn enabled(context: &Context, generation: Generation) -> Check {
         .copied()
         .collect();
     if off.is_empty() {
-        Check::ok(id, format!("{} start at boot", generation.units().join(", ")))
+        let verb = if generation.units().len() == 1 { "starts" } else { "start" };
+        Check::ok(id, format!("{} {verb} at boot", generation.units().join(", ")))
     } else {
         let states: Vec<String> = off
             .iter()

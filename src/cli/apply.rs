@@ -8,10 +8,10 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 use dialoguer::Confirm;
 
-use crate::article::{CONF, Described, HOSTS_DENY, describe};
+use crate::article::{BUILT_IGNORE_LIST, CONF, Described, HOSTS_DENY, describe};
 use crate::checks::{self, Outcome};
-use crate::host::{Facts, Host, Lock};
-use crate::plan::{Execution, FileChange, Plan, RunState, Runs, execute};
+use crate::host::{Facts, Generation, Host, Lock};
+use crate::plan::{Execution, FileChange, FileKind, Plan, RunState, Runs, execute};
 use crate::report::{AppliedReport, Page, Report, ago};
 use crate::settings::Settings;
 
@@ -131,6 +131,7 @@ fn carry_out(common: &Common, session: &Session, shown: &Described, stop: &Atomi
     let mut execution = execute(host, &run, stop, &mut tell)?;
     if let Some(program) = described.plan.program() {
         execution.program(program)?;
+        applied.files = 1;
     }
     let packages: Vec<_> = described.plan.packages().cloned().collect();
     for change in &packages {
@@ -162,12 +163,16 @@ fn write_and_restart(
         );
     }
     let history = described.context.generation.map_or(CONF, |generation| generation.history());
-    execution.files(plan, Path::new(HOSTS_DENY), Path::new(history))?;
+    let observed = [(Path::new(HOSTS_DENY), FileKind::Blocks), (Path::new(BUILT_IGNORE_LIST), FileKind::Generated)];
+    let first = described.context.generation != Some(Generation::OneProcess);
+    // 2.0 has no builder: there the list is edited itself.
+    let observed = if first { &observed[..] } else { &observed[..1] };
+    execution.files(plan, observed, Path::new(history))?;
     let units = plan.units();
     execution.units(&units, facts)?;
-    applied.files = plan.files().len();
-    applied.services = units.iter().map(|change| change.unit.clone()).collect();
-    applied.services.dedup();
+    applied.files += plan.files().len();
+    let services: std::collections::BTreeSet<_> = units.into_iter().map(|change| change.unit).collect();
+    applied.services = services.into_iter().collect();
     Ok(())
 }
 

@@ -85,15 +85,15 @@ fn created_by_postinst(script: &str) -> Vec<(PathBuf, Vec<u8>)> {
     while let Some(line) = lines.next() {
         let line = line.trim();
         if let Some((name, value)) = assignment(line) {
-            // portsentry's own: the services are named after the modes, in get_services.
-            if let Some(value) = substitute(value, &variables) {
-                variables.insert(name.to_owned(), value);
-            }
+            // Kept as written, since a function is defined before the variables that it reads are set; only what
+            // a variable says of itself is put in at once.
+            let own = variables.get(name).cloned().unwrap_or_default();
+            variables.insert(name.to_owned(), value.replace(&format!("${name}"), &own));
         }
         let Some((target, end)) = heredoc(line) else { continue };
         let body: Vec<&str> = lines.by_ref().take_while(|line| line.trim() != end).collect();
-        let Some(path) = substitute(target, &variables) else { continue };
-        let text: Option<Vec<String>> = body.iter().map(|line| substitute(line, &variables)).collect();
+        let Some(path) = substitute(target, &variables, 0) else { continue };
+        let text: Option<Vec<String>> = body.iter().map(|line| substitute(line, &variables, 0)).collect();
         if let (true, Some(text)) = (path.starts_with("/etc/"), text) {
             let bytes = text.iter().flat_map(|line| line.bytes().chain([b'\n'])).collect();
             found.push((PathBuf::from(path), bytes));
@@ -105,7 +105,7 @@ fn created_by_postinst(script: &str) -> Vec<(PathBuf, Vec<u8>)> {
 fn assignment(line: &str) -> Option<(&str, &str)> {
     let (name, value) = line.split_once('=')?;
     let is_name = !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
-    (is_name && !value.contains(char::is_whitespace) || is_name && value.starts_with('"'))
+    (is_name && (!value.contains(char::is_whitespace) || value.starts_with('"')))
         .then(|| (name, value.trim_matches('"')))
 }
 
@@ -115,8 +115,11 @@ fn heredoc(line: &str) -> Option<(&str, &str)> {
     Some((target.trim().trim_matches('"'), end.trim()))
 }
 
-/// `text` with `$NAME` and `${NAME}` replaced; `None` where one is not known.
-fn substitute(text: &str, variables: &BTreeMap<String, String>) -> Option<String> {
+/// `text` with `$NAME` and `${NAME}` replaced, in their values too; `None` where one is not known.
+fn substitute(text: &str, variables: &BTreeMap<String, String>, depth: usize) -> Option<String> {
+    if depth > 4 {
+        return None; // they name one another
+    }
     let mut out = String::new();
     let mut rest = text;
     while let Some((before, after)) = rest.split_once('$') {
@@ -125,7 +128,7 @@ fn substitute(text: &str, variables: &BTreeMap<String, String>) -> Option<String
         let name_part = after_brace.unwrap_or(after);
         let length = name_part.bytes().take_while(|byte| byte.is_ascii_alphanumeric() || *byte == b'_').count();
         let (name, tail) = name_part.split_at(length);
-        out.push_str(variables.get(name)?);
+        out.push_str(&substitute(variables.get(name)?, variables, depth + 1)?);
         rest = if after_brace.is_some() { tail.strip_prefix('}')? } else { tail };
     }
     out.push_str(rest);
@@ -149,6 +152,13 @@ mod tests {
     #[test]
     fn a_variable_that_the_script_does_not_set_leaves_the_file_out() {
         assert_eq!(created_by_postinst("cat > /etc/x <<EOF\n$UNKNOWN\nEOF\n"), []);
+    }
+
+    #[test]
+    fn a_function_reads_what_is_set_after_its_definition() {
+        let script = "get_services() {\n  services=\n  services=\"p@$MODE.service\"\n  services=\"$services q@$MODE.service\"\n}\n\
+                      MODE=tcp\ncat >/etc/x <<EOF\n$services\nEOF\n";
+        assert_eq!(created_by_postinst(script), [("/etc/x".into(), b"p@tcp.service q@tcp.service\n".to_vec())]);
     }
 
     #[test]

@@ -155,7 +155,8 @@ impl Host {
                     Invocation::new("systemctl", &["reset-failed", unit]).run()?;
                 }
                 let output = Invocation::new("systemctl", &[verb, unit]).within(limit).run()?;
-                if !output.ok() && !(verb == "stop" && output.stderr.contains("not loaded")) {
+                let gone = verb == "stop" && output.stderr.contains("not loaded");
+                if !output.ok() && !gone {
                     let log = Invocation::new("journalctl", &["-u", unit, "-n", "5", "-o", "cat", "--no-pager"]).run();
                     bail!(
                         "cannot {verb} {unit}: {}\n{}",

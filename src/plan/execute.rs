@@ -132,30 +132,31 @@ impl Execution<'_> {
         Ok(installed)
     }
 
-    /// Writes every file of the plan. `deny` is the daemon's hosts.deny, `history` its history: what they
-    /// hold now is noted, so that an undo can tell what the daemon added.
+    /// Writes every file of the plan. `observed` are files that the daemon or its package write, `history` its
+    /// history: what they hold now is noted, so that an undo can tell what came since.
     ///
     /// # Errors
     /// The file system refuses, or somebody asked to stop.
-    pub fn files(&mut self, plan: &Plan, deny: &Path, history: &Path) -> Result<()> {
+    pub fn files(&mut self, plan: &Plan, observed: &[(&Path, FileKind)], history: &Path) -> Result<()> {
         if !self.observed {
-            self.observe(deny, history)?;
+            self.observe(observed, history)?;
         }
-        for change in plan.files() {
-            self.file(&change)?;
+        let files = plan.files();
+        for change in &files {
+            self.file(change)?;
+        }
+        if files.iter().any(|change| change.path.starts_with("/etc/systemd")) {
+            self.host.reload_units()?;
         }
         Ok(())
     }
 
-    fn observe(&mut self, deny: &Path, history: &Path) -> Result<()> {
-        let before = self.keep_before(deny)?;
-        self.journal.add(&Record::File {
-            path: deny.to_owned(),
-            kind: FileKind::Blocks,
-            before,
-            after: None,
-            new_directories: Vec::new(),
-        })?;
+    fn observe(&mut self, observed: &[(&Path, FileKind)], history: &Path) -> Result<()> {
+        for &(path, kind) in observed {
+            let before = self.keep_before(path)?;
+            let path = path.to_owned();
+            self.journal.add(&Record::File { path, kind, before, after: None, new_directories: Vec::new() })?;
+        }
         let length = self.host.read(history)?.map_or(0, |state| state.bytes.len() as u64);
         self.journal.add(&Record::History { path: history.to_owned(), length })?;
         self.observed = true;

@@ -178,7 +178,7 @@ mod tests {
         let mut text = fs::read(&path).unwrap();
         text.extend(b"{\"record\":\"fin");
         fs::write(&path, text).unwrap();
-        assert_eq!(read(directory.path()).unwrap(), [record.clone()]);
+        assert_eq!(read(directory.path()).unwrap(), std::slice::from_ref(&record));
         Journal::open(directory.path()).unwrap().add(&record).unwrap();
         assert_eq!(read(directory.path()).unwrap(), [record.clone(), record]);
     }

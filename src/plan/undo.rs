@@ -128,7 +128,10 @@ impl<'a> Undo<'a> {
             self.directories.extend(new_directories.iter().cloned());
             let after = after.as_ref().map(|name| run.copy(name)).transpose()?;
             match traces.get_mut(path) {
-                Some(trace) => trace.after = after,
+                Some(trace) => {
+                    trace.after = after;
+                    trace.kind = *kind;
+                }
                 None => {
                     let before = before.clone().map(|kept| (kept, run.directory.clone()));
                     traces.insert(path.clone(), Trace { kind: *kind, before, after });

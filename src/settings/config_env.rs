@@ -11,15 +11,15 @@ use crate::syntax::shell_vars::ShellVars;
 use super::lan::NAMES;
 use super::origin::{Origin, Sourced};
 
+/// Names with their values.
+pub type Variables = Vec<(String, Sourced<String>)>;
+
 /// What the file assigns to the LAN_* variables, or `None` where there is no file.
 ///
 /// # Errors
 /// Others than root can write it, or a LAN_* line needs a shell, is doubled or cannot be read; every such
 /// line is named.
-pub fn read(
-    path: &Path,
-    environment: &dyn Fn(&str) -> Option<String>,
-) -> Result<Option<Vec<(String, Sourced<String>)>>> {
+pub fn read(path: &Path, environment: &dyn Fn(&str) -> Option<String>) -> Result<Option<Variables>> {
     let bytes = match std::fs::read(path) {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),

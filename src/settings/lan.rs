@@ -88,7 +88,7 @@ pub fn combine(
     else {
         return Ok(Combined::Missing(NAMES.map(str::to_owned).to_vec()));
     };
-    let interface = checked(interface, |text| parse_interface(text))?;
+    let interface = checked(interface, parse_interface)?;
     let address = checked(address, |text| parse_address("LAN_IP", text))?;
     let ipv6 = address.value.is_ipv6();
     Ok(Combined::Whole(Lan {
