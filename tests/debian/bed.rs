@@ -103,16 +103,22 @@ impl Output {
         self
     }
 
+    /// Reads the text anywhere in the output, in whatever case, over the line breaks that fit it to a terminal.
     #[track_caller]
     pub fn says(self, text: &str) -> Output {
-        assert!(self.text().contains(text), "expected to read {text:?}: {self}");
+        assert!(self.reads(text), "expected to read {text:?}: {self}");
         self
     }
 
     #[track_caller]
     pub fn says_not(self, text: &str) -> Output {
-        assert!(!self.text().contains(text), "did not expect to read {text:?}: {self}");
+        assert!(!self.reads(text), "did not expect to read {text:?}: {self}");
         self
+    }
+
+    fn reads(&self, text: &str) -> bool {
+        let words = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ").to_lowercase();
+        words(&self.text()).contains(&words(text))
     }
 
     pub fn text(&self) -> String {

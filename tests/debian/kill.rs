@@ -50,7 +50,7 @@ pub fn a_kill_inside_dpkg_is_mended(suite: Suite) {
         bed.ok(&format!(
             "cd /root; : >/var/log/dpkg.log; {PROGRAM} apply --yes >/tmp/out 2>&1 & tool=$!
              for i in $(seq 600); do grep -q ' {point} portsentry' /var/log/dpkg.log && break; sleep 0.02; done
-             kill -KILL $tool; pkill -KILL apt-get; pkill -KILL dpkg; pkill -KILL -f portsentry.postinst; wait $tool; true"
+             kill -KILL $tool; pkill -KILL apt-get; pkill -KILL dpkg; pkill -KILL -f [p]ortsentry.postinst; wait $tool; true"
         ));
     }
     bed.apply();

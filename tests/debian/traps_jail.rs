@@ -29,6 +29,8 @@ fn stock_jail(bed: &Bed) {
 }
 
 fn without_stock_jail(bed: &Bed) {
+    bed.run("fail2ban-client unban --all");
+    bed.ok(&format!("truncate -s 0 {}", bed.suite.history()));
     bed.ok("rm /etc/fail2ban/jail.d/portsentry.conf /etc/fail2ban/jail.d/sshd-journal.conf; systemctl restart fail2ban || true");
 }
 
@@ -95,7 +97,6 @@ pub fn trap_20_the_stock_jail_blocks_tcp_only_and_for_minutes(suite: Suite) {
         counts_a_ban(&bed, OTHER_OUTSIDER) && bed.firewall_names(OTHER_OUTSIDER)
     });
     assert!(bed.udp_answers(OTHER_OUTSIDER), "the stock jail lets UDP through");
-    bed.ok(&format!("fail2ban-client set portsentry unbanip {OTHER_OUTSIDER}; truncate -s 0 {}", suite.history()));
     without_stock_jail(&bed);
 
     the_jail_alone_bans_all_protocols(&bed);

@@ -1,7 +1,7 @@
 //! Traps of a service that says it runs.
 
 use crate::article::DROP;
-use crate::bed::{Bed, Forky, OTHER_OUTSIDER, OUTSIDER, Suite, Trixie, seconds, wait_for};
+use crate::bed::{Bed, Forky, OTHER_OUTSIDER, OUTSIDER, PROGRAM, Suite, Trixie, seconds, wait_for};
 
 pub fn trap_07_after_a_boot_portsentry_forgets(suite: Suite) {
     let bed = Bed::stock(suite);
@@ -97,19 +97,22 @@ pub fn trap_28_the_diff_reads_conffiles_out_of_the_cached_archive(suite: Suite) 
     );
 
     bed.ok("rm /var/cache/apt/archives/portsentry_*.deb");
-    bed.tool("diff --dry-run").exits(2).says("after the install").says_not("+KILL_ROUTE=\"");
+    bed.tool("diff --dry-run")
+        .exits(2)
+        .says("could not be looked into before they are installed")
+        .says_not("+KILL_ROUTE=\"");
     bed.ok("rm -rf /var/lib/apt/lists/*; mkdir /var/lib/apt/lists/partial");
     bed.tool("apply --yes").exits(1).says("portsentry").says("--engine");
 }
 
-/// The lock of dpkg is waited for, with a limit, and named.
+/// The lock of dpkg is waited for. dpkg's locks are fcntl's, so it takes a dpkg to hold one: it waits for its input.
 pub fn a_busy_dpkg_is_waited_for(suite: Suite) {
     let bed = Bed::pristine(suite).with_program();
-    bed.ok("printf 'import fcntl, sys, time\\n' >/dev/null; command -v flock");
-    bed.ok("(flock -F -x /tmp/held sh -c 'sleep 8') >/dev/null 2>&1 &");
-    // dpkg takes fcntl locks, so the holder has to be a dpkg: one that waits on its standard input
-    bed.ok("mkfifo /tmp/hold; (dpkg --set-selections </tmp/hold >/dev/null 2>&1 &) ; (sleep 6 >/tmp/hold &)");
-    bed.apply();
+    bed.ok("mkfifo /tmp/hold; (apt-get -o Dpkg::Pre-Invoke::='cat /tmp/hold' install -q -y netcat-openbsd --reinstall >/dev/null 2>&1 &)
+            for i in $(seq 100); do pgrep -f 'cat /tmp/hol[d]' >/dev/null && break; sleep 0.1; done");
+    bed.run("apt-get install -q -y portsentry").fails().says("lock");
+    bed.ok("(until grep -q install /tmp/out; do sleep 0.1; done; sleep 2; echo >/tmp/hold) >/dev/null 2>&1 &");
+    bed.run(&format!("cd /root && {PROGRAM} apply --yes >/tmp/out 2>&1; s=$?; cat /tmp/out; exit $s")).succeeds();
     bed.tool("verify").succeeds();
 }
 
@@ -121,6 +124,9 @@ pub fn trap_12_a_daemon_that_refuses_its_configuration_is_not_active(suite: Suit
     );
     wait_for(seconds(20), "its refusal", || bed.run("journalctl -u portsentry").stdout.contains("Invalid config"));
 
+    let line = bed.ok("wc -l </etc/portsentry/portsentry.conf").trim().to_owned();
+    bed.tool("apply --yes").exits(1).says("ADVANCED_PORTS_TCP").says(&format!("line {line}"));
+    bed.ok("sed -i '/^ADVANCED_PORTS_TCP/d' /etc/portsentry/portsentry.conf");
     bed.apply();
     bed.wait_until_it_listens();
     bed.tool("verify").succeeds();
