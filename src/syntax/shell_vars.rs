@@ -1,16 +1,22 @@
 //! Assignments of a shell file: /root/config.env and /etc/default/portsentry. Read, never executed; edited by key.
 //!
-//! A scanner of our own says line by line what a shell would take as a value, and refuses, with line and remedy,
-//! what only a shell could work out. The values that pass are read by dotenvy as well and have to come out the same:
-//! alone it gets 13 of 72 tried forms silently wrong and knows no lines.
+//! A shell would run the file (the series' scripts and the sysv script source it). This reader accepts a value only
+//! where it is sure what the shell would have made of it; every line that could change a wanted value in a way that
+//! only a shell can follow is an error with its line and a remedy; every other line may hold what it likes.
+//!
+//! The values come from dotenvy, which on its own gets 13 of 72 tried forms silently wrong and knows no lines. It is
+//! given one assignment at a time, only what the scanner has judged, with `$X` already resolved (dotenvy would take
+//! the process environment before the file's own line), and the two have to agree.
 
+mod reading;
 mod script;
+mod words;
 
-use std::collections::HashMap;
+use reading::Reading;
+use script::{Unit, units};
+use words::{Part, Quote, Word, is_name};
 
-use script::{Part, Quote, Unit, Word, units};
-
-use super::lines::{Line, join, shown, split};
+use super::lines::{End, Line, join, split};
 use super::{SyntaxError, ValueError};
 
 /// The file, every byte of it.
@@ -24,17 +30,12 @@ pub struct ShellVars {
 pub struct Assignment {
     pub key: String,
     pub value: String,
-    /// Counted from 1.
+    /// Counted from 1; of several that agree, the first.
     pub line: usize,
 }
 
-/// Commands that could change any variable, or end the file early.
-const FAR_REACHING: [&str; 9] = [".", "source", "eval", "read", "unset", "exec", "exit", "return", "getopts"];
-/// Commands that take assignments as words.
-const DECLARING: [&str; 5] = ["export", "readonly", "declare", "typeset", "local"];
-
 impl ShellVars {
-    /// Any bytes are a file.
+    /// Any bytes are a file; what is wrong with them is said when values are asked for.
     pub fn parse(bytes: &[u8]) -> ShellVars {
         ShellVars { lines: split(bytes) }
     }
@@ -44,44 +45,45 @@ impl ShellVars {
         join(&self.lines)
     }
 
-    /// The values of `wanted` where the file assigns them. `environment` answers for a `$NAME` that the file has not
-    /// assigned before.
+    /// The values of `wanted` where the file assigns them, in the file's order. `environment` answers for a `$NAME`
+    /// that the file has not assigned before; what it does not know is empty, as in a shell. Lines may end in CRLF.
     ///
     /// # Errors
-    /// Every line that a wanted value depends on and that needs a shell, is doubled, or cannot be read. Lines that
-    /// cannot change a wanted value may hold anything.
+    /// Every line at which a wanted value could become what only a shell knows, or is doubled with another value; the
+    /// first line at which a shell would give up; a byte order mark; a NUL.
     pub fn read(
         &self,
         wanted: &[&str],
         environment: &dyn Fn(&str) -> Option<String>,
     ) -> Result<Vec<Assignment>, Vec<SyntaxError>> {
         let script = self.script();
-        let mut reading = Reading {
-            script: &script,
-            wanted,
-            environment,
-            known: HashMap::new(),
-            found: Vec::new(),
-            errors: Vec::new(),
-        };
         if script.starts_with("\u{feff}".as_bytes()) {
-            reading.errors.push(SyntaxError::new(1, "begins with a byte-order mark, which hides its first word from a shell. Save the file as UTF-8 without BOM"));
+            let message = "begins with a byte order mark, which hides its first word from a shell. Save it without";
+            return Err(vec![SyntaxError::new(1, message)]);
         }
         if let Some(at) = script.iter().position(|&byte| byte == 0) {
             let line = script[..at].iter().filter(|&&byte| byte == b'\n').count() + 1;
-            return Err(vec![SyntaxError::new(line, "holds a NUL byte, so this is no text file")]);
+            return Err(vec![SyntaxError::new(line, "holds a NUL byte, so this is no text file. Write it anew")]);
         }
-        for unit in units(&script) {
-            reading.unit(&unit);
-        }
+        let reading = Reading::of(&script, wanted, environment);
         if reading.errors.is_empty() { Ok(reading.found) } else { Err(reading.errors) }
     }
 
-    /// Gives `key` this value: in its place, with the quotes that are there; a new one on a line of its own at the
-    /// end.
+    /// The value of one variable, with nothing known of the environment.
     ///
     /// # Errors
-    /// The value cannot stand between quotes.
+    /// As [`ShellVars::read`].
+    pub fn get(&self, key: &str) -> Result<Option<String>, Vec<SyntaxError>> {
+        let found = self.read(&[key], &|_| None)?;
+        Ok(found.into_iter().next().map(|one| one.value))
+    }
+
+    /// Gives `key` this value: wherever it is assigned, with the quotes, the `export` and the comment that are there;
+    /// else on a line of its own at the end.
+    ///
+    /// # Errors
+    /// The value cannot stand between quotes as it is; or the file assigns `key` where only a shell can follow, so
+    /// that writing it would not be the last word.
     pub fn set(&mut self, key: &str, value: &str) -> Result<(), ValueError> {
         self.put(key, value, "")
     }
@@ -95,45 +97,58 @@ impl ShellVars {
     }
 
     fn put(&mut self, key: &str, value: &str, prefix: &str) -> Result<(), ValueError> {
-        if value.contains(|letter: char| letter.is_control() || "\"'$`\\".contains(letter)) {
-            return Err(ValueError::new(key, "the value holds a quote, a backslash, a $ or a control character"));
+        if !is_name(key.as_bytes()) {
+            return Err(ValueError::new(key, "is no name of a variable: use letters, digits and _"));
         }
+        if value.contains(|letter: char| letter.is_control() || "\"'$`\\".contains(letter)) {
+            let message = "the value holds a quote, a backslash, a $ or a control character. Leave it out";
+            return Err(ValueError::new(key, message));
+        }
+        let mut edited = self.clone();
         let script = self.script();
         let assigned: Vec<Word> = units(&script)
             .iter()
-            .filter(|unit| is_plain(unit))
+            .filter(|unit| unit.is_plain())
             .flat_map(assignments)
             .filter(|word| word.assigned_name() == Some(key))
             .collect();
-        let Some(word) = assigned.last() else {
-            if let Some(last) = self.lines.last_mut().filter(|last| last.end == super::lines::End::Missing) {
-                last.end = super::lines::End::Newline;
-            }
-            self.lines.push(Line::new(format!("{prefix}{key}=\"{value}\"")));
-            return Ok(());
-        };
-        let quote = match word.parts.iter().find(|(quote, part)| *quote != Quote::Bare || !is_key(part, key)) {
-            Some((Quote::Single, _)) => "'",
-            Some((Quote::Double, _)) => "\"",
-            _ if value.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._:/-".contains(&byte))
-                && word.parts.len() == 1 =>
-            {
-                ""
-            }
-            _ => "\"",
-        };
-        let new = format!("{key}={quote}{value}{quote}");
-        if script[word.start..word.end] == *new.as_bytes() {
-            return Ok(());
+        for word in assigned.iter().rev() {
+            edited.replace(&script, word, key, value)?;
         }
-        let start = script[..word.start].iter().rposition(|&byte| byte == b'\n').map_or(0, |at| at + 1);
+        if assigned.is_empty() {
+            edited.append(format!("{prefix}{key}=\"{value}\""));
+        }
+        match edited.read(&[key], &|_| None) {
+            Ok(found) if found.first().is_some_and(|one| one.value == value) => *self = edited,
+            Ok(_) => {
+                return Err(ValueError::new(key, "is assigned in a way that cannot be edited. Remove that line"));
+            }
+            Err(errors) => return Err(ValueError::new(key, &errors[0])),
+        }
+        Ok(())
+    }
+
+    fn append(&mut self, text: String) {
+        let mut line = Line::new(text);
+        if let Some(last) = self.lines.last_mut() {
+            match last.end {
+                End::Missing => last.end = End::Newline,
+                end => line.end = end,
+            }
+        }
+        self.lines.push(line);
+    }
+
+    /// Puts the new value where `word` stands.
+    fn replace(&mut self, script: &[u8], word: &Word, key: &str, value: &str) -> Result<(), ValueError> {
         let line = script[..word.start].iter().filter(|&&byte| byte == b'\n').count();
         if script[word.start..word.end].contains(&b'\n') {
-            return Err(ValueError::new(
-                key,
-                format!("its value spans several lines from line {} on; write it on one", line + 1),
-            ));
+            let message = format!("its value spans several lines from line {} on. Write it on one", line + 1);
+            return Err(ValueError::new(key, message));
         }
+        let start = script[..word.start].iter().rposition(|&byte| byte == b'\n').map_or(0, |at| at + 1);
+        let quote = quote_of(word, key, value);
+        let new = format!("{key}={quote}{value}{quote}");
         self.lines[line].text.splice(word.start - start..word.end - start, new.into_bytes());
         Ok(())
     }
@@ -143,7 +158,7 @@ impl ShellVars {
         let mut script = Vec::new();
         for line in &self.lines {
             script.extend_from_slice(&line.text);
-            if line.end != super::lines::End::Missing {
+            if line.end != End::Missing {
                 script.push(b'\n');
             }
         }
@@ -151,23 +166,25 @@ impl ShellVars {
     }
 }
 
-fn is_key(part: &Part, key: &str) -> bool {
-    matches!(part, Part::Text(text) if text.strip_suffix(b"=") == Some(key.as_bytes()))
+/// The quotes that the value has, or that the new one needs.
+fn quote_of(word: &Word, key: &str, value: &str) -> &'static str {
+    let is_key = |part: &Part| matches!(part, Part::Text(text) if text.strip_suffix(b"=") == Some(key.as_bytes()));
+    match word.parts.iter().find(|(quote, part)| *quote != Quote::Bare || !is_key(part)) {
+        Some((Quote::Single, _)) => "'",
+        Some((Quote::Double, _)) => "\"",
+        _ if value.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._:/-".contains(&byte)) => "",
+        _ => "\"",
+    }
 }
 
-/// A unit of nothing but assignments, or of one declaring command.
-fn is_plain(unit: &Unit) -> bool {
-    unit.compound.is_none() && unit.broken.is_none() && unit.functions.is_empty()
-}
-
-/// The assignments that stay: those of a command without words, and the words of `export` and its like.
+/// The assignments that stay: those of a command without words, and the words of `export` and `readonly`.
 fn assignments(unit: &Unit) -> Vec<Word> {
     let mut found = Vec::new();
     for command in &unit.commands {
         match command.words.first().and_then(Word::literal) {
             None if command.words.is_empty() => found.extend(command.assignments.iter().cloned()),
-            Some(name) if DECLARING.contains(&name.as_str()) => {
-                found.extend(command.words[1..].iter().filter(|word| word.assigned_name().is_some()).cloned())
+            Some(name) if name == "export" || name == "readonly" => {
+                found.extend(command.words[1..].iter().filter(|word| word.assigned_name().is_some()).cloned());
             }
             _ => {}
         }
@@ -175,304 +192,267 @@ fn assignments(unit: &Unit) -> Vec<Word> {
     found
 }
 
-struct Reading<'a> {
-    script: &'a [u8],
-    wanted: &'a [&'a str],
-    environment: &'a dyn Fn(&str) -> Option<String>,
-    /// What the file has assigned so far; `None`: only a shell knows.
-    known: HashMap<String, Option<String>>,
-    found: Vec<Assignment>,
-    errors: Vec<SyntaxError>,
-}
-
-impl Reading<'_> {
-    fn wants(&self, name: &str) -> bool {
-        self.wanted.contains(&name)
-    }
-
-    fn error(&mut self, line: usize, message: String) {
-        self.errors.push(SyntaxError::new(line + 1, message));
-    }
-
-    fn text(&self, word: &Word) -> String {
-        shown(&self.script[word.start..word.end])
-    }
-
-    fn unit(&mut self, unit: &Unit) {
-        if let Some((line, why)) = unit.broken {
-            self.error(line, format!("a shell would stop here: {why}. Mend it; what comes after it is not read"));
-            return;
-        }
-        for name in unit.set_by_expansion.iter().filter(|name| self.wants(name)).cloned().collect::<Vec<_>>() {
-            self.error(
-                unit.first,
-                format!(
-                    "sets {name} inside an expansion, and this file is read, not run. Write the value itself: {}",
-                    example(&name)
-                ),
-            );
-        }
-        for command in &unit.commands {
-            let first = command.words.first().and_then(Word::literal).unwrap_or_default();
-            if FAR_REACHING.contains(&first.as_str()) && self.reaches(&first, command) {
-                let text = command.words.iter().map(|word| self.text(word)).collect::<Vec<_>>().join(" ");
-                self.error(command.line, format!("`{text}` could change the LAN_* variables, and this file is read, not run. Write their values here and remove it"));
-            }
-            self.command(unit, command, &first);
-        }
-    }
-
-    fn reaches(&self, name: &str, command: &script::Command) -> bool {
-        match name {
-            "unset" | "read" => {
-                command.words[1..].iter().any(|word| word.literal().is_none_or(|text| self.wants(&text)))
-            }
-            _ => true,
-        }
-    }
-
-    fn command(&mut self, unit: &Unit, command: &script::Command, first: &str) {
-        let declaring = DECLARING.contains(&first);
-        let words: Vec<&Word> =
-            if declaring { command.words[1..].iter().collect() } else { command.assignments.iter().collect() };
-        for word in words {
-            let Some(name) = word.assigned_name().map(str::to_owned) else { continue };
-            let stays = declaring || command.words.is_empty();
-            let conditional = unit.compound.is_some()
-                || !unit.functions.is_empty()
-                || unit.operators && unit.commands.len() > 1 && !self.only_semicolons(unit);
-            if self.wants(&name) && (conditional || !stays) {
-                let what = unit.compound.as_deref().map_or("other commands".to_owned(), |word| format!("`{word}`"));
-                self.error(command.line, format!("{name} stands within {what}, and this file is read, not run. Write it on a line of its own: {}", example(&name)));
-                continue;
-            }
-            if !stays {
-                continue;
-            }
-            match self.value(word, &name) {
-                Ok(value) => {
-                    if self.wants(&name) && !conditional {
-                        self.take(command.line, &name, &value);
-                    }
-                    self.known.insert(name, Some(value));
-                }
-                Err(why) => {
-                    if self.wants(&name) {
-                        self.error(
-                            command.line,
-                            format!("{} {why}. Write the value itself: {}", self.text(word), example(&name)),
-                        );
-                    }
-                    self.known.insert(name, None);
-                }
-            }
-        }
-    }
-
-    /// `A=1; B=2` is two plain assignments; `A=1 && B=2` and `A=1 | x` are not.
-    fn only_semicolons(&self, unit: &Unit) -> bool {
-        let Some((first, last)) = unit.commands.first().zip(unit.commands.last()) else { return true };
-        let edge = |command: &script::Command, end: bool| {
-            let mut words = command.assignments.iter().chain(&command.words);
-            let word = if end { words.next_back() } else { words.next() };
-            word.map_or(0, |word| if end { word.end } else { word.start })
-        };
-        let (from, to) = (edge(first, false), edge(last, true));
-        let mut rest: Vec<u8> = self.script[from..to].to_vec();
-        for word in unit.commands.iter().flat_map(|command| command.assignments.iter().chain(&command.words)) {
-            rest[word.start - from..word.end - from].fill(b' ');
-        }
-        !rest.iter().any(|byte| b"&|<>()".contains(byte))
-    }
-
-    fn take(&mut self, line: usize, name: &str, value: &str) {
-        if let Some(earlier) = self.found.iter().find(|one| one.key == name) {
-            if earlier.value != value {
-                let message = format!(
-                    "{name} is \"{}\", and line {} says \"{}\"; remove one of them",
-                    shown(value.as_bytes()),
-                    earlier.line,
-                    shown(earlier.value.as_bytes())
-                );
-                self.error(line, message);
-            }
-            return;
-        }
-        self.found.push(Assignment { key: name.to_owned(), value: value.to_owned(), line: line + 1 });
-    }
-
-    /// The value of an assignment word, as a shell would take it.
-    fn value(&self, word: &Word, name: &str) -> Result<String, String> {
-        let mut bytes = Vec::new();
-        let mut plain = true;
-        for (index, (quote, part)) in word.parts.iter().enumerate() {
-            match part {
-                Part::Text(text) => {
-                    let text = if index == 0 {
-                        text.get(name.len() + 1..)
-                            .filter(|_| text.get(name.len()) == Some(&b'='))
-                            .ok_or("adds to a value")?
-                    } else {
-                        text
-                    };
-                    if index == 0 && text.starts_with(b"~") && *quote == Quote::Bare {
-                        return Err("needs a shell (~), and this file is read, not run".to_owned());
-                    }
-                    bytes.extend_from_slice(text);
-                }
-                Part::Escaped(byte) => bytes.push(*byte),
-                Part::Variable(other) => {
-                    plain = false;
-                    let value = match self.known.get(other) {
-                        Some(Some(value)) => value.clone(),
-                        Some(None) => return Err(format!("takes ${other}, which only a shell knows")),
-                        None => (self.environment)(other).unwrap_or_default(),
-                    };
-                    bytes.extend_from_slice(value.as_bytes());
-                }
-                Part::Shell(what) => return Err(format!("needs a shell ({what}), and this file is read, not run")),
-            }
-        }
-        let value = String::from_utf8(bytes).map_err(|_| "is not UTF-8".to_owned())?;
-        if value.contains('\0') {
-            return Err("holds a NUL byte".to_owned());
-        }
-        let line = if plain {
-            String::from_utf8_lossy(&self.script[word.start..word.end]).into_owned()
-        } else {
-            format!("{name}='{value}'")
-        };
-        match dotenvy::from_read_iter(line.as_bytes()).next() {
-            Some(Ok((key, read))) if key == name && read == value => Ok(value),
-            _ => Err("can be read in more than one way".to_owned()),
-        }
-    }
-}
-
-fn example(name: &str) -> String {
-    let value = match name {
-        "LAN_IF" => "enp0s8",
-        "LAN_NM" => "24",
-        _ => "192.168.1.5",
-    };
-    format!("export {name}=\"{value}\"")
-}
-
 #[cfg(test)]
 mod tests {
-    use std::io::Write;
-
     use proptest::prelude::*;
 
     use super::*;
 
+    const HOME: &str = "/root";
+
     fn read(text: &str) -> Result<Vec<Assignment>, Vec<SyntaxError>> {
-        ShellVars::parse(text.as_bytes()).read(&["A", "C"], &|name| (name == "HOME").then(|| "/root".to_owned()))
+        ShellVars::parse(text.as_bytes()).read(&["A", "C"], &|name| (name == "HOME").then(|| HOME.to_owned()))
     }
 
-    fn value(text: &str) -> Option<String> {
-        read(text).unwrap().into_iter().find(|one| one.key == "A").map(|one| one.value)
+    /// `A` and `C` as this reader has them, empty where they are not assigned.
+    fn values(found: &[Assignment]) -> String {
+        let of = |key| found.iter().find(|one| one.key == key).map_or("", |one| &one.value);
+        format!("<{}|{}>", of("A"), of("C"))
     }
 
-    /// What a real shell makes of it.
+    /// The same as a real shell has them after sourcing the file; without the marks if it gave up.
     fn by_shell(text: &str) -> String {
-        let mut file = tempfile::NamedTempFile::new().unwrap();
-        file.write_all(text.replace("\r\n", "\n").as_bytes()).unwrap();
-        let script = format!(". {}; printf %s \"$A\"", file.path().display());
-        let output =
-            std::process::Command::new("sh").args(["-c", &script]).env_clear().env("HOME", "/root").output().unwrap();
-        String::from_utf8(output.stdout).unwrap()
+        let directory = tempfile::tempdir().unwrap();
+        std::fs::write(directory.path().join("vars"), text.replace("\r\n", "\n")).unwrap();
+        let script = ". ./vars; printf 'BEGIN<%s|%s>END' \"$A\" \"$C\"";
+        let mut dash = std::process::Command::new("/bin/dash");
+        let dash =
+            dash.args(["-c", script]).current_dir(&directory).env_clear().env("HOME", HOME).env("PATH", "/nonexistent");
+        let output = dash.stdin(std::process::Stdio::null()).output().expect("dash, Debian's sh, is needed");
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let marked =
+            text.rsplit_once("BEGIN").and_then(|(_, rest)| rest.split_once("END")).map(|(own, _)| own.to_owned());
+        marked.unwrap_or(text)
     }
 
+    /// The 72 forms that were tried with dotenvy and dash (facts/crates.md), in that order. `Some`: accepted with
+    /// this value; `None`: refused. `-`: the wanted variable is not assigned.
+    const FORMS: [(&str, Option<&str>); 72] = [
+        ("A=1", Some("1")),
+        ("export A=\"enp0s8\"", Some("enp0s8")),
+        ("export A=\"enp0s8\" # Internal private", Some("enp0s8")),
+        ("A=x # c", Some("x")),
+        ("A=x#c", Some("x#c")),
+        ("A=\"x\"#c", Some("x#c")),
+        ("A='x y'", Some("x y")),
+        ("A='$HOME'", Some("$HOME")),
+        ("B=2\nA=\"$B\"", Some("2")),
+        ("B=2\nA=$B", Some("2")),
+        ("B=2\nA=\"${B}\"", Some("2")),
+        ("B=2\nA=\"${B}0\"", Some("20")),
+        ("A=$HOME", Some("/root")),
+        ("A=\"$NOPE\"", Some("")),
+        ("A=\"${NOPE:-x}\"", None),
+        ("B=2\nA=\"${B:-x}\"", None),
+        ("A=${NOPE-x}", None),
+        ("A=\"$(hostname -I)\"", None),
+        ("A=$(ip route | awk '{print $3}')", None),
+        ("A=$(hostname)", None),
+        ("A=\"`hostname`\"", None),
+        ("A=`hostname`", None),
+        ("A=(a b)", None),
+        ("A=(a)", None),
+        ("A = 1", None),
+        ("A= 1", None),
+        ("A=a b", None),
+        ("A=a\"b\"'c'", Some("abc")),
+        ("A=\"\\$x\"", Some("$x")),
+        ("A=\"a\\nb\"", None),
+        ("A=a\\nb", None),
+        ("A=\"a\\db\"", None),
+        ("A=a\\ b", Some("a b")),
+        ("A=\"a\nb\"\nC=1", None),
+        ("A=a\\\nb", None),
+        ("A=", Some("")),
+        ("A=\"\"", Some("")),
+        ("A=1\nexport A", Some("1")),
+        ("export A=1 B=2", Some("1")),
+        ("A=1; B=2", Some("1")),
+        ("A=1;", Some("1")),
+        ("declare -x A=1", None),
+        ("readonly A=1", Some("1")),
+        ("echo hi", Some("-")),
+        ("if true; then\nA=1\nfi", None),
+        ("source /etc/x", None),
+        ("set -a\nA=1", Some("1")),
+        ("A=1\nA=2", None),
+        ("A=1\nA=\"$A,2\"", None),
+        ("   export A=1", Some("1")),
+        ("A=1\t# c", Some("1")),
+        ("A=1\r\nB=2\r\n", Some("1")),
+        ("\u{feff}A=1", None),
+        ("A=1", Some("1")),
+        ("lan_if=x", Some("-")),
+        ("A.B=1", Some("-")),
+        ("A-B=1", Some("-")),
+        ("1A=x", Some("-")),
+        ("A=\"x", None),
+        ("A='x", None),
+        ("A=\"a # b\"", Some("a # b")),
+        ("A=a=b", Some("a=b")),
+        ("A=1\nA+=2", None),
+        ("A=~/x", None),
+        ("A=$((1+2))", None),
+        ("A=$'a\\nb'", None),
+        ("A=é", Some("é")),
+        ("A=a\0b", None),
+        ("# c\n\nA=1", Some("1")),
+        ("# A=0\nA=1 # was A=0", Some("1")),
+        ("B=1/2\nA=${B%%/*}", None),
+        ("A=1\nfoo bar\nB=2", Some("1")),
+    ];
+
     #[test]
-    fn what_is_accepted_is_what_a_shell_takes() {
-        for text in [
-            "A=1",
-            "export A=\"enp0s8\"",
-            "export A=\"enp0s8\" # Internal private",
-            "A=x # c",
-            "A=x#c",
-            "A=\"x\"#c",
-            "A='x y'",
-            "A='$HOME'",
-            "B=2\nA=\"$B\"",
-            "B=2\nA=$B",
-            "B=2\nA=\"${B}\"",
-            "B=2\nA=\"${B}0\"",
-            "A=$HOME",
-            "A=\"$NOPE\"",
-            "A=a\"b\"'c'",
-            "A=\"\\$x\"",
-            "A=",
-            "A=\"\"",
-            "A=1\nexport A",
-            "export A=1 B=2",
-            "A=1; B=2",
-            "A=1;",
-            "readonly A=1",
-            "echo hi >/dev/null\nA=1",
-            "set -a\nA=1",
-            "A=1\nA=1",
-            "   export A=1",
-            "A=1\t# c",
-            "A=1\r\nB=2\r\n",
-            "A=\"a # b\"",
-            "A=a=b",
-            "A=é",
-            "# c\n\nA=1",
-            "# A=0\nA=1 # was A=0",
-            "A=1\nWAN_IP=$(echo x)",
-            "if true; then\nB=1\nfi\nA=2",
-            "A=24\nX=`echo 1`\n",
-        ] {
-            assert_eq!(value(text).unwrap_or_default(), by_shell(text), "{text:?}");
+    fn each_of_the_72_forms_has_its_verdict_and_a_shell_agrees_with_what_is_accepted() {
+        for (text, verdict) in FORMS {
+            match (read(text), verdict) {
+                (Ok(found), Some(value)) => {
+                    let own = found.iter().find(|one| one.key == "A").map(|one| one.value.as_str());
+                    assert_eq!(own.unwrap_or("-"), value, "{text:?}");
+                    assert_eq!(values(&found), by_shell(text), "{text:?}");
+                }
+                (Err(errors), None) => {
+                    assert!(errors.iter().all(|e| e.line >= 1 && !e.message.is_empty()))
+                }
+                (got, _) => panic!("{text:?}: {got:?} where {verdict:?} was wanted"),
+            }
         }
     }
 
     #[test]
-    fn what_needs_a_shell_is_refused_with_its_line() {
+    fn lines_that_cannot_change_a_wanted_value_may_hold_anything() {
         for text in [
-            "\nA=\"${NOPE:-x}\"",
-            "\nA=${NOPE-x}",
-            "\nA=\"$(hostname -I)\"",
-            "\nA=$(hostname)",
-            "\nA=`hostname`",
-            "\nA=\"`hostname`\"",
-            "\nA=(a b)",
-            "\nA=~/x",
-            "\nA=$((1+2))",
-            "\nA=$'a\\nb'",
+            "WAN_IP=$(curl -s \"https://x/?a=1\" | sed 's/A=1/A=2/')\nA=1\n",
+            "if [ -z \"$A\" ]; then\n  echo \"A=9\"\nfi\nA=1\n",
+            "export WAN_IF=${WAN_IF:-enp0s3}\nA=1\nMASK=$((32 - A))\n",
+            "cat <<EOF >/dev/null\nA=5\nEOF\nA=1\n",
+            "NOTE='\nA=5\n'\nA=1\n",
+            "f() {\n  local x=1\n  B=2\n}\nf\nA=1\n",
+            "for i in a b; do echo $i; done\nA=1\n",
+            "case $X in a|b) B=1 ;; *) ;; esac\nA=1\n",
+            "[ -d /x ] && B=1\nA=1 # it's\n",
+            "unset B; read -r D </dev/null\nA=1\n",
+            "A=1\nexport A B\n",
+            "true 2>/dev/null || B=3\nA=1\n",
+        ] {
+            assert_eq!(values(&read(text).unwrap()), by_shell(text), "{text:?}");
+            assert_eq!(values(&read(text).unwrap()), "<1|>", "{text:?}");
+        }
+    }
+
+    #[test]
+    fn what_could_change_a_wanted_value_is_refused_at_its_line() {
+        for text in [
             "\nif true; then A=1; fi",
-            "\nsource /etc/x",
-            "\n. /etc/x",
             "\nA=1 && A=2",
-            "\nunset A",
-            "\nA=\"x",
-            "\nA='x",
-            "\nA+=2",
-            "\nA=\"a\\nb\"",
-            "\nA=x some-command",
+            "\nA=1 | true",
+            "\nA=1 &",
+            "\n(A=1)",
+            "\n{ A=1; }",
+            "\nf() { A=1; }",
+            "\nwhile false; do A=1; done",
+            "\nfor A in 1; do :; done",
+            "\ncase x in x) A=1;; esac",
+            "\n: ${A:=1}",
+            "\n: ${A=1}",
+            "\n: $((A=1))",
+            "\n: $((A++))",
+            "\ncat <<E\n${A:=1}\nE",
+            "\n. /etc/x",
+            "\nsource /etc/x",
             "\neval A=1",
-            "\nA=${B%%/*}",
+            "\n'eval' A=1",
+            "\ncommand eval A=1",
+            "\nunset A",
+            "\nread A",
+            "\nread $x",
+            "\nexport $x",
+            "\n$cmd A=1",
+            "\n\"$cmd\"",
+            "\nexit 0",
+            "\nset -u",
+            "\nset -n",
+            "\nalias export=:",
+            "\nexport() { :; }",
+            "\ntrap 'A=1' EXIT",
+            "\nexec true",
+            "\ndeclare A=1",
+            "\ntypeset A",
+            "\nA=x some-command",
+            "\nA=~/x",
+            "\nA=x:~",
+            "\nA=[a]",
+            "\nA={a,b}",
+            "\nA=$1",
+            "\nA=$?",
+            "\nB=$(id -u)\nA=$B",
+            "\nf() { B=3; }\nB=2\nf\nA=$B",
+            "\nB=2 true\nA=$B",
+            "\nA=$RANDOM",
+            "\nA=$PWD",
+            "\nreadonly B=1\nB=2\nA=1",
+            "\nexport A = 1",
+            "\n>x A=1",
+            "\n2>/dev/null A=1",
+            "\ntrue;; A=1",
+            "\nA=1 )",
+            "\nfi\nA=1",
+            "\nif true; A=1; fi",
+            "\necho a &&\nA=1",
+            "\nexport C='a b' A=$C",
+            "\nA=1 \\\n",
+            "\ncat <<E\nA=1\n",
+            "\nX=\"${Y:-it's}\"\nA=1\nZ='\n'",
+            "\nA=\u{1b}[31m",
+            "\nprintf -v A 1",
+            "\n[[ a = a ]]",
         ] {
-            let errors = read(text).unwrap_err();
-            assert!(errors[0].line >= 2, "{text:?}: {errors:?}");
+            let errors = read(text).expect_err(text);
+            assert!(errors.iter().all(|error| error.line >= 2), "{text:?}: {errors:?}");
         }
     }
 
     #[test]
-    fn a_doubled_value_names_both_lines() {
-        let error = read("A=1\n\nA=2\n").unwrap_err().remove(0);
-        assert_eq!(error.line, 3);
-        assert!(error.message.contains("line 1 says \"1\""), "{error}");
+    fn the_message_names_the_line_and_shows_what_to_write() {
+        let of = |text: &str| {
+            let errors = ShellVars::parse(text.as_bytes()).read(&["LAN_NM", "LAN_IF"], &|_| None).unwrap_err();
+            errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+        };
+        for (text, message) in [
+            (
+                "#\nexport LAN_NM=\"$(ipcalc -p 192.168.1.5/24)\"\n",
+                "line 2: LAN_NM=\"$(ipcalc -p 192.168.1.5/24)\" needs a shell (a command), and this file is read, not run. Write the value itself: export LAN_NM=\"24\"",
+            ),
+            (
+                "LAN_NM=24\n\nLAN_NM=16\n",
+                "line 3: LAN_NM is doubled: \"16\" here, and line 1 says \"24\". Remove one of them",
+            ),
+            (
+                "if true; then\n  LAN_IF=a\nfi\n",
+                "line 2: LAN_IF is set inside the `if` of line 1, and this file is read, not run. Write it on a line of its own: export LAN_IF=\"enp0s8\"",
+            ),
+            (
+                ". /etc/network.env\n",
+                "line 1: `. /etc/network.env` could change a value that this file gives, and it is read, not run. Write the values themselves, and remove the line",
+            ),
+            (
+                "LAN_IF = a\n",
+                "line 1: has blanks around =, which makes LAN_IF a command. Write export LAN_IF=\"enp0s8\"",
+            ),
+            ("LAN_IF=a b\n", "line 1: `LAN_IF=a b` sets LAN_IF for one command only. Write export LAN_IF=\"enp0s8\""),
+            (
+                "LAN_IF=\"a\n",
+                "line 1: a shell stops here, because a \" that does not end: what follows is not read. Mend the line, or remove it",
+            ),
+        ] {
+            assert_eq!(of(text), message);
+        }
     }
 
     #[test]
-    fn the_message_shows_what_to_write() {
-        let file = ShellVars::parse(b"export LAN_NM=\"$(ipcalc -p 192.168.1.5/24)\"\n");
-        let error = file.read(&["LAN_NM"], &|_| None).unwrap_err().remove(0).to_string();
-        assert!(error.starts_with("line 1: LAN_NM=\"$(ipcalc -p 192.168.1.5/24)\" needs a shell"), "{error}");
-        assert!(error.ends_with("export LAN_NM=\"24\""), "{error}");
+    fn every_wrong_line_is_named_at_once() {
+        let errors = read("A=$(x)\nC=`y`\n. z\n").unwrap_err();
+        assert_eq!(errors.iter().map(|e| e.line).collect::<Vec<_>>(), [1, 2, 3]);
     }
 
     #[test]
@@ -483,29 +463,163 @@ mod tests {
             ("export TCP_MODE='tcp'\r\nX=1\r\n", "export TCP_MODE='atcp'\r\nX=1\r\n"),
             ("TCP_MODE=\"atcp\"", "TCP_MODE=\"atcp\""),
             ("X=1", "X=1\nTCP_MODE=\"atcp\"\n"),
+            ("X=1\r\n", "X=1\r\nTCP_MODE=\"atcp\"\r\n"),
             ("#TCP_MODE=\"x\"\n", "#TCP_MODE=\"x\"\nTCP_MODE=\"atcp\"\n"),
             ("TCP_MODE=\n", "TCP_MODE=atcp\n"),
+            ("TCP_MODE=$(x)\n", "TCP_MODE=atcp\n"),
+            ("TCP_MODE=a\nTCP_MODE=b; X=1\n", "TCP_MODE=atcp\nTCP_MODE=atcp; X=1\n"),
+            ("", "TCP_MODE=\"atcp\"\n"),
         ] {
             let mut file = ShellVars::parse(before.as_bytes());
             file.set("TCP_MODE", "atcp").unwrap();
             assert_eq!(String::from_utf8(file.to_bytes()).unwrap(), after);
+            assert_eq!(file.get("TCP_MODE").unwrap().as_deref(), Some("atcp"));
         }
-        assert!(ShellVars::parse(b"").set("X", "a\nb").is_err());
+    }
+
+    #[test]
+    fn set_refuses_what_would_not_be_the_last_word() {
+        for (text, key, value) in [
+            ("", "X", "a\nb"),
+            ("", "X", "a\"b"),
+            ("", "X", "$a"),
+            ("", "X Y", "a"),
+            ("if x; then X=1; fi\n", "X", "a"),
+            (". /etc/x\n", "X", "a"),
+            ("X=\"1\n2\"\n", "X", "a"),
+            ("Y='", "X", "a"),
+            ("X=1 \\", "X", "a"),
+        ] {
+            let mut file = ShellVars::parse(text.as_bytes());
+            assert!(file.set(key, value).is_err(), "{text:?}");
+            assert_eq!(file.to_bytes(), text.as_bytes());
+        }
+    }
+
+    fn shell_like() -> impl Strategy<Value = String> {
+        const PIECES: &[&str] = &[
+            "A=1",
+            "A=2",
+            "C=x",
+            "B=7",
+            "B=",
+            "A=$B",
+            "C=\"${B}\"",
+            "A=\"a b\"",
+            "C='q'",
+            "A=1 ",
+            "export ",
+            "readonly ",
+            "A",
+            "C",
+            "unset ",
+            "B",
+            "read ",
+            " ",
+            " ",
+            "\n",
+            "\n",
+            "\n",
+            ";",
+            ";;",
+            "&",
+            "&&",
+            "|",
+            "||",
+            "(",
+            ")",
+            "{ ",
+            " }",
+            "if ",
+            "true",
+            "false",
+            "; then ",
+            "\nthen\n",
+            "; else ",
+            "; fi",
+            "\nfi\n",
+            "while false",
+            "; do ",
+            "; done",
+            "for A in x",
+            "case x in ",
+            "x) ",
+            "y) ",
+            "esac",
+            "f() ",
+            "\n f \n",
+            "#",
+            " # c",
+            "'",
+            "\"",
+            "\\",
+            "\\\n",
+            "$",
+            "`",
+            "$(",
+            "$((",
+            "))",
+            "${A:=3}",
+            "${B:-4}",
+            "${B",
+            "}",
+            "<<E\n",
+            "\nE\n",
+            "<<-'E'\n",
+            ">",
+            ">&2",
+            "2>&1",
+            " </dev/null",
+            ":",
+            "eval ",
+            "exit",
+            "return",
+            ". ",
+            "echo ",
+            "=",
+            "+=",
+            "~",
+            "!",
+            "[",
+            "x",
+            "set -a",
+            "set -e",
+            "\t",
+            "*",
+            "é",
+            "$IFS",
+            "$HOME",
+        ];
+        // A function that calls itself ends a shell in a way that no reader can foresee.
+        let calls_itself = |text: &String| text.contains("f()") && text.replace("f()", "").contains("f ");
+        let pieces = proptest::collection::vec(proptest::sample::select(PIECES), 1..14);
+        pieces.prop_map(|pieces| pieces.concat()).prop_filter("no recursion", move |text| !calls_itself(text))
     }
 
     proptest! {
         #[test]
         fn any_bytes_print_as_they_were_and_nothing_panics(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
-            let file = ShellVars::parse(&bytes);
+            let mut file = ShellVars::parse(&bytes);
             let _ = file.read(&["A"], &|_| None);
             prop_assert_eq!(file.to_bytes(), bytes);
+            let _ = file.set("A", "1");
+        }
+
+        /// The promise of the whole file: what is accepted is what a shell would have.
+        #[test]
+        fn a_shell_agrees_with_whatever_is_accepted(text in shell_like()) {
+            if let Ok(found) = read(&text) {
+                prop_assert_eq!(values(&found), by_shell(&text));
+            }
         }
 
         #[test]
-        fn shell_like_text_does_not_panic(text in "[A-C=$(){}'\"`;&|<>\\\\ \n#a-z]{0,60}") {
+        fn what_was_set_is_what_a_shell_has(text in shell_like()) {
             let mut file = ShellVars::parse(text.as_bytes());
-            let _ = file.read(&["A"], &|_| None);
-            let _ = file.set("A", "1");
+            if file.set("A", "new").is_ok() {
+                let after = String::from_utf8(file.to_bytes()).unwrap();
+                prop_assert!(by_shell(&after).starts_with("<new|"), "{:?} became {:?}", text, after);
+            }
         }
     }
 }

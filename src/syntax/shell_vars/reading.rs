@@ -31,14 +31,11 @@ const FAR_REACHING: &[&str] = &[
 ];
 
 /// Commands whose failing redirection ends the shell (XCU 2.8.1).
-const SPECIAL: &[&str] = &[
-    "export", "readonly", "set", "unset", ":", "shift", "times", "break", "continue",
-];
+const SPECIAL: &[&str] = &["export", "readonly", "set", "unset", ":", "shift", "times", "break", "continue"];
 
 /// Commands that this reader takes at their word; a function of that name would make it wrong.
-const TRUSTED: &[&str] = &[
-    "export", "readonly", "set", "unset", "read", "command", "declare", "typeset", "printf", ":",
-];
+const TRUSTED: &[&str] =
+    &["export", "readonly", "set", "unset", "read", "command", "declare", "typeset", "printf", ":"];
 
 /// Variables that a shell sets by itself, and not to what the environment says.
 const SHELLS_OWN: &[&str] = &[
@@ -84,23 +81,10 @@ pub(super) struct Reading<'a> {
 
 impl<'a> Reading<'a> {
     /// Reads `script`, which holds no NUL and has plain newlines.
-    pub fn of(
-        script: &'a [u8],
-        wanted: &'a [&'a str],
-        environment: &'a dyn Fn(&str) -> Option<String>,
-    ) -> Reading<'a> {
+    pub fn of(script: &'a [u8], wanted: &'a [&'a str], environment: &'a dyn Fn(&str) -> Option<String>) -> Reading<'a> {
         let (known, volatile, readonly) = (HashMap::new(), HashSet::new(), HashMap::new());
         let (found, errors) = (Vec::new(), Vec::new());
-        let mut reading = Reading {
-            script,
-            wanted,
-            environment,
-            known,
-            volatile,
-            readonly,
-            found,
-            errors,
-        };
+        let mut reading = Reading { script, wanted, environment, known, volatile, readonly, found, errors };
         for unit in units(script) {
             reading.unit(&unit);
         }
@@ -131,23 +115,10 @@ impl<'a> Reading<'a> {
     fn unit(&mut self, unit: &Unit) {
         if let Some((line, why)) = unit.broken {
             let rest = "what follows is not read. Mend the line, or remove it";
-            return self.error(
-                line,
-                format!(
-                    "a shell stops here, because {}: {rest}",
-                    why.trim_start_matches("of ")
-                ),
-            );
+            return self.error(line, format!("a shell stops here, because {}: {rest}", why.trim_start_matches("of ")));
         }
-        for name in unit
-            .functions
-            .iter()
-            .filter(|name| TRUSTED.contains(&name.as_str()))
-        {
-            self.error(
-                unit.first,
-                format!("makes a function of {name}, which this file is read by. Rename it"),
-            );
+        for name in unit.functions.iter().filter(|name| TRUSTED.contains(&name.as_str())) {
+            self.error(unit.first, format!("makes a function of {name}, which this file is read by. Rename it"));
         }
         for command in &unit.commands {
             self.command(unit, command);
@@ -182,38 +153,22 @@ impl<'a> Reading<'a> {
         }
         let Some(name) = first.literal() else {
             let text = self.command_text(command);
-            return self.error(
-                command.line,
-                format!("only a shell knows what `{text}` runs. Remove the line"),
-            );
+            return self.error(command.line, format!("only a shell knows what `{text}` runs. Remove the line"));
         };
         if command.redirected && SPECIAL.contains(&name.as_str()) {
             let text = self.command_text(command);
             let why = "ends the shell if its redirection fails, and this file is read, not run";
-            return self.error(
-                command.line,
-                format!("`{text}` {why}. Remove the redirection"),
-            );
+            return self.error(command.line, format!("`{text}` {why}. Remove the redirection"));
         }
         match (name.as_str(), command.words.get(1).and_then(Word::literal)) {
             ("command", Some(option)) if matches!(option.as_str(), "-v" | "-V") => {}
             ("command", _) => {
                 let words = command.words[1..].to_vec();
-                self.command(
-                    unit,
-                    &Command {
-                        line: command.line,
-                        words,
-                        ..Command::default()
-                    },
-                );
+                self.command(unit, &Command { line: command.line, words, ..Command::default() });
             }
             ("export" | "readonly", _) => self.declaration(unit, command, &name),
             (own, Some(next)) if self.wants(own) && next.starts_with('=') => {
-                let message = format!(
-                    "has blanks around =, which makes {own} a command. Write {}",
-                    example(own)
-                );
+                let message = format!("has blanks around =, which makes {own} a command. Write {}", example(own));
                 self.error(command.line, message);
             }
             _ => self.other(unit, command, &name),
@@ -223,18 +178,12 @@ impl<'a> Reading<'a> {
     /// `A+=x`, which bash takes for an assignment and a POSIX shell for a command.
     fn addition(&mut self, unit: &Unit, command: &Command, name: &str) {
         self.forget(unit, name);
-        let mut names = command
-            .words
-            .iter()
-            .filter_map(|word| word.appended_name().or_else(|| word.assigned_name()));
+        let mut names = command.words.iter().filter_map(|word| word.appended_name().or_else(|| word.assigned_name()));
         if let Some(name) = names.find(|name| self.wants(name)) {
             let text = self.command_text(command);
             self.error(
                 command.line,
-                format!(
-                    "`{text}` adds to a value, which only bash does. Write {}",
-                    example(name)
-                ),
+                format!("`{text}` adds to a value, which only bash does. Write {}", example(name)),
             );
         }
     }
@@ -245,11 +194,7 @@ impl<'a> Reading<'a> {
             if word.assigned_name().is_some() {
                 self.assignment(unit, command, word, true);
             }
-            match word
-                .assigned_name()
-                .map(str::to_owned)
-                .or_else(|| word.literal())
-            {
+            match word.assigned_name().map(str::to_owned).or_else(|| word.literal()) {
                 Some(variable) if is_name(variable.as_bytes()) => {
                     if name == "readonly" {
                         self.readonly.insert(variable, command.line);
@@ -258,10 +203,7 @@ impl<'a> Reading<'a> {
                 Some(option) if option == "-p" => {}
                 _ => {
                     let text = self.command_text(command);
-                    self.error(
-                        command.line,
-                        format!("`{text}` is no plain {name}. Write {name} NAME=\"value\""),
-                    );
+                    self.error(command.line, format!("`{text}` is no plain {name}. Write {name} NAME=\"value\""));
                 }
             }
         }
@@ -271,23 +213,11 @@ impl<'a> Reading<'a> {
     fn other(&mut self, unit: &Unit, command: &Command, name: &str) {
         let arguments = &command.words[1..];
         let reaches = match name {
-            "set" => !arguments
-                .iter()
-                .all(|word| word.literal().is_some_and(|text| is_harmless_option(&text))),
-            "unset" | "read" => self.reaches(
-                unit,
-                arguments,
-                if name == "unset" {
-                    &["-v", "-f"]
-                } else {
-                    &["-r"]
-                },
-            ),
+            "set" => !arguments.iter().all(|word| word.literal().is_some_and(|text| is_harmless_option(&text))),
+            "unset" | "read" => self.reaches(unit, arguments, if name == "unset" { &["-v", "-f"] } else { &["-r"] }),
             "declare" | "typeset" => self.reaches(unit, arguments, &["-x", "-r", "-i", "-g"]),
             "printf" | "wait" => arguments.iter().any(|word| {
-                word.literal()
-                    .is_none_or(|text| text.starts_with("-v") || text.starts_with("-p"))
-                    && name != "printf"
+                word.literal().is_none_or(|text| text.starts_with("-v") || text.starts_with("-p")) && name != "printf"
                     || word.literal().is_some_and(|text| text.starts_with("-v"))
             }),
             // Within a function it is at home; what it names counts as forgotten like the rest of a body.
@@ -297,10 +227,7 @@ impl<'a> Reading<'a> {
         if reaches {
             let text = self.command_text(command);
             let why = "could change a value that this file gives, and it is read, not run";
-            self.error(
-                command.line,
-                format!("`{text}` {why}. Write the values themselves, and remove the line"),
-            );
+            self.error(command.line, format!("`{text}` {why}. Write the values themselves, and remove the line"));
         }
     }
 
@@ -308,17 +235,10 @@ impl<'a> Reading<'a> {
     fn reaches(&mut self, unit: &Unit, arguments: &[Word], options: &[&str]) -> bool {
         let mut reaches = false;
         for word in arguments {
-            let name = word
-                .assigned_name()
-                .map(str::to_owned)
-                .or_else(|| word.literal());
+            let name = word.assigned_name().map(str::to_owned).or_else(|| word.literal());
             match name.as_deref() {
                 Some(option) if options.contains(&option) => {}
-                Some(name)
-                    if is_name(name.as_bytes())
-                        && !self.wants(name)
-                        && !self.readonly.contains_key(name) =>
-                {
+                Some(name) if is_name(name.as_bytes()) && !self.wants(name) && !self.readonly.contains_key(name) => {
                     self.forget(unit, name);
                 }
                 _ => reaches = true,
@@ -332,33 +252,23 @@ impl<'a> Reading<'a> {
             return;
         };
         if let Some(line) = self.readonly.get(&name) {
-            let message = format!(
-                "a shell stops here, because line {} makes {name} read-only. Remove one of them",
-                line + 1
-            );
+            let message =
+                format!("a shell stops here, because line {} makes {name} read-only. Remove one of them", line + 1);
             self.error(command.line, message);
         }
         let text = shown(self.text(word));
         if self.wants(&name) && !stays {
             let runs = self.command_text(command);
-            let message = format!(
-                "`{runs}` sets {name} for one command only. Write {}",
-                quoted_example(&name, &text)
-            );
+            let message = format!("`{runs}` sets {name} for one command only. Write {}", quoted_example(&name, &text));
             return self.error(command.line, message);
         }
         if self.wants(&name) && !unit.is_plain() {
-            let place = unit
-                .compound
-                .as_ref()
-                .map_or("among other commands".to_owned(), |word| {
-                    format!("inside the `{word}` of line {}", unit.first + 1)
-                });
+            let place = unit.compound.as_ref().map_or("among other commands".to_owned(), |word| {
+                format!("inside the `{word}` of line {}", unit.first + 1)
+            });
             let remedy = format!("Write it on a line of its own: {}", example(&name));
-            return self.error(
-                command.line,
-                format!("{name} is set {place}, and this file is read, not run. {remedy}"),
-            );
+            return self
+                .error(command.line, format!("{name} is set {place}, and this file is read, not run. {remedy}"));
         }
         if !stays || !unit.is_plain() {
             return self.forget(unit, &name);
@@ -367,10 +277,7 @@ impl<'a> Reading<'a> {
         match &value {
             Ok(value) if self.wants(&name) => self.take(command.line, &name, value),
             Err(why) if self.wants(&name) => {
-                self.error(
-                    command.line,
-                    format!("{text} {why}. Write the value itself: {}", example(&name)),
-                );
+                self.error(command.line, format!("{text} {why}. Write the value itself: {}", example(&name)));
             }
             _ => {}
         }
@@ -379,11 +286,7 @@ impl<'a> Reading<'a> {
 
     fn take(&mut self, line: usize, name: &str, value: &str) {
         let Some(earlier) = self.found.iter().find(|one| one.key == name) else {
-            return self.found.push(Assignment {
-                key: name.to_owned(),
-                value: value.to_owned(),
-                line: line + 1,
-            });
+            return self.found.push(Assignment { key: name.to_owned(), value: value.to_owned(), line: line + 1 });
         };
         if earlier.value != value {
             let (new, old) = (shown(value.as_bytes()), shown(earlier.value.as_bytes()));
@@ -403,11 +306,7 @@ impl<'a> Reading<'a> {
         for (index, (quote, part)) in word.parts.iter().enumerate() {
             match part {
                 Part::Text(text) => {
-                    let text = if index == 0 {
-                        &text[name.len() + 1..]
-                    } else {
-                        &text[..]
-                    };
+                    let text = if index == 0 { &text[name.len() + 1..] } else { &text[..] };
                     if *quote == Quote::Bare {
                         bare(text, value.last().copied())?;
                     }
@@ -421,20 +320,13 @@ impl<'a> Reading<'a> {
                     plain = false;
                     let resolved = self.variable(other)?;
                     let split = |c: char| c.is_whitespace() || "*?[".contains(c);
-                    if *quote == Quote::Bare
-                        && !command.words.is_empty()
-                        && resolved.contains(split)
-                    {
-                        return Err(format!(
-                            "needs double quotes: ${other} holds a blank, or one of *?["
-                        ));
+                    if *quote == Quote::Bare && !command.words.is_empty() && resolved.contains(split) {
+                        return Err(format!("needs double quotes: ${other} holds a blank, or one of *?["));
                     }
                     value.extend_from_slice(resolved.as_bytes());
                 }
                 Part::Shell(what) => {
-                    return Err(format!(
-                        "needs a shell ({what}), and this file is read, not run"
-                    ));
+                    return Err(format!("needs a shell ({what}), and this file is read, not run"));
                 }
             }
         }
@@ -442,11 +334,7 @@ impl<'a> Reading<'a> {
         if value.contains(char::is_control) {
             return Err("holds a line break or another control character".to_owned());
         }
-        let given = if plain {
-            String::from_utf8_lossy(raw).into_owned()
-        } else {
-            for_dotenvy(name, &value)
-        };
+        let given = if plain { String::from_utf8_lossy(raw).into_owned() } else { for_dotenvy(name, &value) };
         match dotenvy::from_read_iter(given.as_bytes()).next() {
             Some(Ok((key, read))) if key == name && read == value => Ok(value),
             _ => Err("can be read in more than one way".to_owned()),
@@ -460,9 +348,7 @@ impl<'a> Reading<'a> {
         match self.known.get(name) {
             Some(Some(value)) => Ok(value.clone()),
             Some(None) => Err(format!("takes ${name}, which only a shell knows")),
-            None if SHELLS_OWN.contains(&name) => {
-                Err(format!("takes ${name}, which each shell sets by itself"))
-            }
+            None if SHELLS_OWN.contains(&name) => Err(format!("takes ${name}, which each shell sets by itself")),
             None => Ok((self.environment)(name).unwrap_or_default()),
         }
     }
@@ -471,10 +357,7 @@ impl<'a> Reading<'a> {
 /// Characters that stand for more than themselves without quotes, to one shell or another.
 fn bare(text: &[u8], before: Option<u8>) -> Result<(), String> {
     let starts = std::iter::once(before.unwrap_or(b':')).chain(text.iter().copied());
-    if starts
-        .zip(text)
-        .any(|(before, &b)| b == b'~' && before == b':')
-    {
+    if starts.zip(text).any(|(before, &b)| b == b'~' && before == b':') {
         return Err("needs a shell (~), and this file is read, not run".to_owned());
     }
     match text.iter().find(|b| b"*?[]{}!^".contains(b)) {
@@ -490,10 +373,7 @@ fn is_harmless_option(text: &str) -> bool {
 
 /// The assignment in the one form that dotenvy reads as it stands.
 fn for_dotenvy(name: &str, value: &str) -> String {
-    let escaped = value
-        .replace('\\', "\\\\")
-        .replace('"', "\\\"")
-        .replace('$', "\\$");
+    let escaped = value.replace('\\', "\\\\").replace('"', "\\\"").replace('$', "\\$");
     format!("{name}=\"{escaped}\"")
 }
 
@@ -512,9 +392,5 @@ fn example(name: &str) -> String {
 
 /// `text` is `NAME=` or `NAME=word`, followed by a blank that was not meant to end it.
 fn quoted_example(name: &str, text: &str) -> String {
-    if text.len() == name.len() + 1 {
-        format!("{}, without a blank after =", example(name))
-    } else {
-        example(name)
-    }
+    if text.len() == name.len() + 1 { format!("{}, without a blank after =", example(name)) } else { example(name) }
 }

@@ -1,27 +1,33 @@
 //! Cuts a shell script into the units that a shell reads and runs one after the other, and notes in each what could
-//! set a variable. Nothing is run or expanded. The grammar is POSIX's (XCU chapter 2); what only bash knows, and what
-//! is left open at the end, makes a unit broken.
+//! set a variable. Nothing is run or expanded. The grammar is POSIX's (XCU chapter 2); what only bash knows, what is
+//! out of place, and what is left open at the end makes a unit broken.
 
-use std::collections::VecDeque;
+use super::words::{DEEPEST, Part, Quote, Reader, Word, is_name};
 
 /// From the first word after a finished command to the newline that ends this one: one line as a rule, more with an
 /// open quote, a compound command, a trailing `&&` or a here-document.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Unit {
-    /// Index of the first and the last line, from 0.
+    /// Index of its first line, from 0.
     pub first: usize,
-    pub last: usize,
     pub commands: Vec<Command>,
     /// The first word of the outermost compound command, such as `if`.
     pub compound: Option<String>,
-    /// `;`, `&`, `|`, `&&`, `||`, redirections, parentheses: more than one plain command.
+    /// `&`, `|`, `&&`, `||`, redirections, continued lines: more than plain commands one after the other.
     pub operators: bool,
     /// Names of functions that it defines.
     pub functions: Vec<String>,
-    /// Variables that an expansion sets: `${X:=a}`, `$((X=1))`.
+    /// Variables that an expansion or a loop sets: `${X:=a}`, `$((X=1))`, `for X in a`.
     pub set_by_expansion: Vec<String>,
     /// Why a shell would stop here: line index and reason.
     pub broken: Option<(usize, &'static str)>,
+}
+
+impl Unit {
+    /// Whether every command in it is run once, here and in turn, whatever the others did.
+    pub fn is_plain(&self) -> bool {
+        self.compound.is_none() && !self.operators && self.functions.is_empty() && self.broken.is_none()
+    }
 }
 
 /// One simple command: its assignments, then its words.
@@ -30,99 +36,82 @@ pub(super) struct Command {
     pub line: usize,
     pub assignments: Vec<Word>,
     pub words: Vec<Word>,
-}
-
-/// One word of the script.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Word {
-    /// Bytes `start..end` of the script.
-    pub start: usize,
-    pub end: usize,
-    pub parts: Vec<(Quote, Part)>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Quote {
-    Bare,
-    Single,
-    Double,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Part {
-    /// Bytes that stand for themselves.
-    Text(Vec<u8>),
-    /// A byte behind a backslash that takes its meaning away.
-    Escaped(u8),
-    /// `$X` or `${X}`.
-    Variable(String),
-    /// What only a shell can work out, by its name.
-    Shell(&'static str),
-}
-
-impl Word {
-    /// The word after quote removal, if nothing in it is expanded.
-    pub fn literal(&self) -> Option<String> {
-        let mut bytes = Vec::new();
-        for (_, part) in &self.parts {
-            match part {
-                Part::Text(text) => bytes.extend_from_slice(text),
-                Part::Escaped(byte) => bytes.push(*byte),
-                Part::Variable(_) | Part::Shell(_) => return None,
-            }
-        }
-        String::from_utf8(bytes).ok()
-    }
-
-    /// The word if it is written without any quote or backslash: only so is it a reserved word.
-    fn reserved(&self) -> Option<&str> {
-        match &self.parts[..] {
-            [(Quote::Bare, Part::Text(text))] => std::str::from_utf8(text).ok(),
-            _ => None,
-        }
-    }
-
-    /// The name before `=` or `+=`, if the word is an assignment.
-    pub fn assigned_name(&self) -> Option<&str> {
-        let (Quote::Bare, Part::Text(text)) = self.parts.first()? else { return None };
-        let equals = text.iter().position(|&b| b == b'=')?;
-        let name = text[..equals].strip_suffix(b"+").unwrap_or(&text[..equals]);
-        is_name(name).then(|| std::str::from_utf8(name).ok())?
-    }
-}
-
-pub(super) fn is_name(text: &[u8]) -> bool {
-    text.first().is_some_and(|b| !b.is_ascii_digit()) && text.iter().all(|b| b.is_ascii_alphanumeric() || *b == b'_')
+    pub redirected: bool,
 }
 
 /// The units of `script`, which has no carriage returns before its newlines.
 pub(super) fn units(script: &[u8]) -> Vec<Unit> {
-    let mut reader = Reader { script, at: 0, line: 0, unit: Unit::default(), open: Vec::new(), here: VecDeque::new() };
+    let mut reader = Reader { script, at: 0, line: 0, unit: Unit::default(), depth: 0 };
     let mut units = Vec::new();
     while reader.at < script.len() {
         reader.unit = Unit { first: reader.line, ..Unit::default() };
-        reader.open.clear();
-        reader.here.clear();
-        reader.read_unit();
-        let ended_by_newline = reader.at > 0 && script[reader.at - 1] == b'\n';
-        reader.unit.last = reader.line.saturating_sub(usize::from(ended_by_newline)).max(reader.unit.first);
+        Commands { reader: &mut reader, open: Vec::new(), here: Vec::new(), state: State::Empty, nested: false }.read();
         units.push(std::mem::take(&mut reader.unit));
     }
     units
 }
 
+/// Reads on to the `)` of a `$(`. What runs in there is a subshell and sets nothing out here.
+pub(super) fn read_substitution(reader: &mut Reader) {
+    let outer = std::mem::take(&mut reader.unit);
+    reader.unit.first = reader.line;
+    Commands { reader, open: vec![Open::Paren], here: Vec::new(), state: State::Empty, nested: true }.read();
+    let broken = reader.unit.broken;
+    reader.unit = Unit { broken, ..outer };
+}
+
+/// A compound command that is not closed yet, by what comes next in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Open {
-    If,
-    Loop,
-    /// Between `case` and `in`.
+    /// `if` or `elif`, up to `then`.
+    Condition,
+    Then,
+    Else,
+    /// `while` or `until`, up to `do`.
+    LoopHead,
+    /// The words of a `for`.
+    ForHead,
+    LoopBody,
+    /// Behind `case`, before its word.
+    CaseWord,
+    /// Behind that word, before `in`.
     CaseHead,
-    /// Where a pattern is expected.
     CasePattern,
-    /// In the commands behind a pattern.
+    /// In the commands behind a pattern, where there may be none.
     CaseBody,
     Brace,
     Paren,
+}
+
+/// What stands before the place that is being read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// Nothing, or a finished command.
+    Empty,
+    /// What demands a command: `then`, `&&`, `(` and their like.
+    Needs,
+    /// The same, behind `|` or `name()`, where `!` is not allowed.
+    Piped,
+    /// `!`, which demands one in the same line.
+    Negated,
+    /// Assignments or redirections of a command; reserved words are no longer recognised.
+    Prefix,
+    /// A command's name.
+    Words,
+    /// The end of a compound command: no further word fits.
+    Closed,
+}
+
+impl State {
+    /// Whether a command has to come, here or in the next line.
+    fn demands(self) -> bool {
+        matches!(self, State::Needs | State::Piped | State::Negated)
+    }
+
+    /// Whether the next word is a command's first, and so may be a reserved one.
+    fn takes_reserved(self) -> bool {
+        self == State::Empty || self.demands()
+    }
 }
 
 struct HereDocument {
@@ -131,224 +120,269 @@ struct HereDocument {
     expanded: bool,
 }
 
-struct Reader<'a> {
-    script: &'a [u8],
-    at: usize,
-    line: usize,
-    unit: Unit,
+struct Commands<'r, 'a> {
+    reader: &'r mut Reader<'a>,
     open: Vec<Open>,
-    here: VecDeque<HereDocument>,
+    here: Vec<HereDocument>,
+    state: State,
+    /// Ends at its closing parenthesis instead of at a newline.
+    nested: bool,
 }
 
-/// Deeper nesting than anyone writes is refused instead of followed, so that the stack holds.
-const DEEPEST: usize = 64;
-
-impl Reader<'_> {
-    fn peek(&self, ahead: usize) -> Option<u8> {
-        self.script.get(self.at + ahead).copied()
-    }
-
-    fn looking_at(&self, text: &[u8]) -> bool {
-        self.script[self.at..].starts_with(text)
-    }
-
-    fn step(&mut self) -> Option<u8> {
-        let byte = self.peek(0)?;
-        self.at += 1;
-        self.line += usize::from(byte == b'\n');
-        Some(byte)
-    }
-
-    fn broken(&mut self, why: &'static str) {
-        let line = self.line;
-        self.unit.broken.get_or_insert((line, why));
-    }
-
-    fn read_unit(&mut self) {
-        let mut command = Command { line: self.line, ..Command::default() };
-        // Whether the next word is a command's first, and whether a newline may not end the unit yet.
-        let (mut first, mut pending) = (true, false);
+impl Commands<'_, '_> {
+    fn read(&mut self) {
+        let mut command = Command { line: self.reader.line, ..Command::default() };
         loop {
-            let Some(byte) = self.peek(0) else {
-                if pending || !self.open.is_empty() || !self.here.is_empty() {
-                    self.broken("the file ends before the command does");
+            let Some(byte) = self.reader.peek(0) else {
+                let unfinished = self.state.demands();
+                if unfinished || !self.open.is_empty() || !self.here.is_empty() {
+                    self.reader.broken_at(self.reader.unit.first, "the file ends before the command does");
                 }
                 break;
             };
             match byte {
-                b' ' | b'\t' => self.at += 1,
-                b'\\' if self.peek(1) == Some(b'\n') => {
-                    self.step();
-                    self.step();
+                b' ' | b'\t' => self.reader.at += 1,
+                b'\\' if self.reader.peek(1) == Some(b'\n') => {
+                    self.reader.step();
+                    self.reader.step();
+                    // Such a command is read, but none of its lines is a plain assignment.
+                    self.reader.unit.operators = true;
                 }
-                b'#' => {
-                    while self.peek(0).is_some_and(|b| b != b'\n') {
-                        self.at += 1;
-                    }
-                }
+                b'#' => self.reader.at = self.line_end(),
                 b'\n' => {
-                    self.step();
+                    self.reader.step();
                     self.read_here_documents();
                     self.finish(&mut command);
-                    if self.open.is_empty() && !pending {
-                        break;
+                    match self.state {
+                        state if self.open.last() == Some(&Open::CasePattern) && state != State::Empty => {
+                            self.reader.broken("of a pattern without its )");
+                        }
+                        State::Negated => self.reader.broken("of a ! without a command"),
+                        State::Needs | State::Piped => {}
+                        _ if self.open.is_empty() => break,
+                        _ => self.state = State::Empty,
                     }
-                    first = true;
                 }
                 b';' | b'&' | b'|' => {
-                    pending = self.operator(byte);
+                    self.operator(byte);
                     self.finish(&mut command);
-                    first = true;
                 }
-                b'(' | b')' => {
-                    self.parenthesis(byte, &mut command, first);
-                    (first, pending) = (true, false);
-                }
-                b'<' | b'>' => self.redirection(),
+                b'(' | b')' => self.parenthesis(byte, &mut command),
+                b'<' | b'>' => self.redirection(&mut command),
                 _ => {
-                    pending = false;
-                    let word = self.word();
-                    if self.open.last() == Some(&Open::CasePattern) {
-                        if word.reserved() == Some("esac") {
-                            self.open.pop();
-                            first = false;
-                        }
-                    } else if first && self.reserved(&word, &mut command, &mut first) {
-                        // Handled.
-                    } else if self.open.last() == Some(&Open::CaseHead) && word.reserved() == Some("in") {
-                        self.set_top(Open::CasePattern);
-                        self.finish(&mut command);
-                    } else if first && word.assigned_name().is_some() {
-                        self.stop_at_array();
-                        command.assignments.push(word);
-                    } else {
-                        first = false;
-                        command.words.push(word);
-                    }
+                    let word = self.reader.word();
+                    self.place(word, &mut command);
                 }
             }
             if self.open.len() > DEEPEST {
-                self.broken("it is nested too deeply");
+                self.reader.broken("it is nested too deeply");
             }
-            if self.unit.broken.is_some() {
-                self.at = self.script.len();
+            if self.reader.unit.broken.is_some() {
+                self.reader.at = self.reader.script.len();
+                break;
+            }
+            if self.nested && self.open.is_empty() {
+                if !self.here.is_empty() {
+                    self.reader.broken("of a here-document that does not end");
+                }
                 break;
             }
         }
         self.finish(&mut command);
     }
 
-    fn set_top(&mut self, open: Open) {
+    /// Decides what a word is by where it stands.
+    fn place(&mut self, word: Word, command: &mut Command) {
+        let number = word.reserved().is_some_and(|text| text.bytes().all(|b| b.is_ascii_digit()));
+        if number && matches!(self.reader.peek(0), Some(b'<' | b'>')) {
+            return; // The descriptor of a redirection.
+        }
+        let recognised = self.state.takes_reserved();
+        match (self.open.last(), self.state) {
+            (Some(Open::CaseWord), _) => return self.enter(Open::CaseHead, State::Empty),
+            (Some(Open::CaseHead), _) if word.reserved() == Some("in") => {
+                return self.enter(Open::CasePattern, State::Empty);
+            }
+            (Some(Open::CasePattern), State::Empty) if word.reserved() == Some("esac") => {
+                return self.close();
+            }
+            (Some(Open::CasePattern), State::Empty | State::Needs) => {
+                return self.state = State::Words;
+            }
+            (Some(Open::CaseHead | Open::CasePattern), _) => {
+                return self.reader.broken("of a word out of place in a case");
+            }
+            (Some(Open::ForHead), State::Words) => return,
+            (Some(Open::ForHead), _) if word.reserved() != Some("do") => {
+                return self.reader.broken("of a word out of place in a for");
+            }
+            _ => {}
+        }
+        if recognised && self.reserved(&word) {
+            return;
+        }
+        match self.state {
+            State::Closed => self.reader.broken("of a word behind the end of a compound command"),
+            state if word.assigned_name().is_some() && (state == State::Prefix || state.takes_reserved()) => {
+                if self.reader.peek(0) == Some(b'(') {
+                    self.reader.broken("an array is bash's own");
+                }
+                self.state = State::Prefix;
+                command.assignments.push(word);
+            }
+            _ => {
+                self.state = State::Words;
+                command.words.push(word);
+            }
+        }
+    }
+
+    /// Moves the innermost compound command on.
+    fn enter(&mut self, open: Open, state: State) {
         if let Some(top) = self.open.last_mut() {
             *top = open;
         }
+        self.state = state;
+    }
+
+    fn begin(&mut self, open: Open, state: State) {
+        self.open.push(open);
+        self.state = state;
+    }
+
+    fn close(&mut self) {
+        self.open.pop();
+        self.state = State::Closed;
     }
 
     /// Files the command away and starts the next.
     fn finish(&mut self, command: &mut Command) {
-        let done = std::mem::replace(command, Command { line: self.line, ..Command::default() });
+        let done = std::mem::replace(command, Command { line: self.reader.line, ..Command::default() });
         if !done.words.is_empty() || !done.assignments.is_empty() {
-            self.unit.commands.push(done);
+            self.reader.unit.commands.push(done);
         }
     }
 
-    /// Reads `;`, `;;`, `&`, `&&`, `|` or `||`; true if the next line still belongs to the command.
-    fn operator(&mut self, byte: u8) -> bool {
-        self.unit.operators = true;
-        self.at += 1;
-        let doubled = self.peek(0) == Some(byte);
-        self.at += usize::from(doubled);
-        match (byte, doubled) {
-            (b';', true) if self.open.last() == Some(&Open::CaseBody) => self.set_top(Open::CasePattern),
-            (b';', true) => self.broken("of a ;; outside of a case"),
-            _ => {}
+    /// Reads `;`, `;;`, `&`, `&&`, `|` or `||`.
+    fn operator(&mut self, byte: u8) {
+        self.reader.at += 1;
+        let doubled = self.reader.peek(0) == Some(byte);
+        self.reader.at += usize::from(doubled);
+        self.reader.unit.operators |= byte != b';';
+        let nothing = self.state.takes_reserved();
+        match (self.open.last(), byte, doubled) {
+            (Some(Open::CasePattern), b'|', false) if self.state == State::Words => self.state = State::Needs,
+            (Some(Open::CaseBody), b';', true) if !self.state.demands() => {
+                self.enter(Open::CasePattern, State::Empty);
+            }
+            (Some(Open::CasePattern | Open::CaseHead | Open::CaseWord), ..) | (_, b';', true) => {
+                self.reader.broken("of an operator out of place");
+            }
+            (Some(Open::ForHead), _, _) if byte != b';' => self.reader.broken("of an operator out of place in a for"),
+            _ if nothing => self.reader.broken("of an operator without a command before it"),
+            (_, b'|', false) => self.state = State::Piped,
+            (_, b'|', true) | (_, b'&', true) => self.state = State::Needs,
+            _ => self.state = State::Empty,
         }
-        byte == b'|' || (byte == b'&' && doubled)
     }
 
-    fn parenthesis(&mut self, byte: u8, command: &mut Command, first: bool) {
-        self.unit.operators = true;
-        self.at += 1;
+    fn parenthesis(&mut self, byte: u8, command: &mut Command) {
+        self.reader.at += 1;
         match (byte, self.open.last()) {
-            (b'(', Some(Open::CasePattern)) => {}
-            (b')', Some(Open::CasePattern)) => self.set_top(Open::CaseBody),
-            (b')', Some(Open::Paren)) => {
-                self.open.pop();
+            (b'(', Some(Open::CasePattern)) if self.state == State::Empty => self.state = State::Needs,
+            (b')', Some(Open::CasePattern)) if self.state == State::Words => self.enter(Open::CaseBody, State::Empty),
+            (_, Some(Open::CasePattern | Open::CaseHead | Open::CaseWord | Open::ForHead)) => {
+                self.reader.broken("of a parenthesis out of place");
             }
-            (b')', _) => self.broken("of a ) that nothing opened"),
-            (_, _) if first && command.assignments.is_empty() => {
-                self.unit.compound.get_or_insert_with(|| "(".to_owned());
-                self.open.push(Open::Paren);
+            (b')', Some(Open::Paren)) if !self.state.demands() => self.close(),
+            (b')', _) => self.reader.broken("of a ) out of place"),
+            _ if self.state.takes_reserved() => {
+                self.reader.unit.compound.get_or_insert_with(|| "(".to_owned());
+                self.begin(Open::Paren, State::Needs);
             }
-            (_, _) => self.function_definition(command),
+            _ => self.function_definition(command),
         }
         self.finish(command);
     }
 
     /// `name()`, with the `(` already read.
     fn function_definition(&mut self, command: &mut Command) {
-        while self.peek(0).is_some_and(|b| b == b' ' || b == b'\t') {
-            self.at += 1;
-        }
+        self.reader.skip_blanks();
         let name = match &command.words[..] {
-            [word] if self.peek(0) == Some(b')') => word.reserved().map(str::to_owned),
+            [word] if self.reader.peek(0) == Some(b')') && command.assignments.is_empty() && !command.redirected => {
+                word.reserved()
+            }
             _ => None,
         };
-        let Some(name) = name else { return self.broken("of a ( that no POSIX shell expects there") };
-        self.at += 1;
-        *command = Command { line: self.line, ..Command::default() };
-        self.unit.compound.get_or_insert_with(|| format!("{name}()"));
-        self.unit.functions.push(name);
+        let Some(name) = name.filter(|name| is_name(name.as_bytes())).map(str::to_owned) else {
+            return self.reader.broken("of a ( that no POSIX shell expects there");
+        };
+        self.reader.at += 1;
+        *command = Command { line: self.reader.line, ..Command::default() };
+        self.reader.unit.compound.get_or_insert_with(|| format!("{name}()"));
+        self.reader.unit.functions.push(name);
+        self.state = State::Piped;
     }
 
-    /// `A=(a b)` is an array of bash; a POSIX shell stops at it.
-    fn stop_at_array(&mut self) {
-        if self.peek(0) == Some(b'(') {
-            self.broken("an array is bash's own");
+    fn redirection(&mut self, command: &mut Command) {
+        self.reader.unit.operators = true;
+        command.redirected = true;
+        if self.reader.looking_at(b"<<<") {
+            return self.reader.broken("<<< is bash's own");
         }
-    }
-
-    fn redirection(&mut self) {
-        self.unit.operators = true;
-        let here = self.looking_at(b"<<") && self.peek(2) != Some(b'<');
-        let tabs_stripped = here && self.peek(2) == Some(b'-');
-        self.at += if here { 2 + usize::from(tabs_stripped) } else { 1 };
-        while self.peek(0).is_some_and(|b| matches!(b, b'<' | b'>' | b'&' | b'|' | b' ' | b'\t')) {
-            self.at += 1;
+        let here = self.reader.looking_at(b"<<");
+        let tabs_stripped = self.reader.looking_at(b"<<-");
+        let duplicates = self.reader.looking_at(b"<&") || self.reader.looking_at(b">&");
+        let two = [&b"<<"[..], b"<&", b"<>", b">&", b">>", b">|"].iter().any(|op| self.reader.looking_at(op));
+        self.reader.at += 1 + usize::from(two) + usize::from(tabs_stripped);
+        self.reader.skip_blanks();
+        let none = self.reader.peek(0) == Some(b'#') || self.reader.looking_at(b"\\\n");
+        let target = self.reader.word();
+        if none || target.parts.is_empty() {
+            return self.reader.broken("of a redirection to nothing");
         }
-        if self.peek(0).is_none_or(|b| matches!(b, b'\n' | b'(' | b')' | b';' | b'#')) {
-            return self.broken("of a redirection to nothing");
+        if matches!(self.reader.peek(0), Some(b'<' | b'>')) {
+            return self.reader.broken("of a redirection behind another without a blank");
         }
-        let target = self.word();
+        let descriptor = |text: &str| matches!(text.as_bytes(), [b'-' | b'0'..=b'9']);
+        if duplicates && !target.reserved().is_some_and(descriptor) {
+            return self.reader.broken("of a redirection to no descriptor");
+        }
         if here {
-            let expanded =
-                target.parts.iter().all(|(quote, part)| *quote == Quote::Bare && !matches!(part, Part::Escaped(_)));
+            let bare = |(quote, part): &(Quote, Part)| *quote == Quote::Bare && matches!(part, Part::Text(_));
+            let expanded = target.parts.iter().all(bare);
             match target.literal() {
-                Some(delimiter) => {
-                    self.here.push_back(HereDocument { delimiter: delimiter.into_bytes(), tabs_stripped, expanded });
+                Some(delimiter) if !delimiter.contains('\n') => {
+                    self.here.push(HereDocument { delimiter: delimiter.into_bytes(), tabs_stripped, expanded });
                 }
-                None => self.broken("of a here-document's delimiter"),
+                _ => self.reader.broken("of a here-document's delimiter"),
             }
+        }
+        if self.state.takes_reserved() {
+            self.state = State::Prefix;
         }
     }
 
     fn read_here_documents(&mut self) {
-        while let Some(document) = self.here.pop_front() {
-            let start = self.at;
+        for document in std::mem::take(&mut self.here) {
+            let start = (self.reader.at, self.reader.line);
+            let mut continued = false;
             loop {
-                if self.at >= self.script.len() {
-                    return self.broken("of a here-document that does not end");
+                let line_start = self.reader.at;
+                if line_start >= self.reader.script.len() {
+                    return self.reader.broken("of a here-document that does not end");
                 }
-                let (line_start, end) = (self.at, self.line_end());
-                let mut text = &self.script[line_start..end];
+                let end = self.line_end();
+                let mut text = &self.reader.script[line_start..end];
                 if document.tabs_stripped {
                     text = &text[text.iter().take_while(|&&b| b == b'\t').count()..];
                 }
-                self.at = end;
-                self.step();
-                if text == document.delimiter {
+                self.reader.at = end;
+                self.reader.step();
+                let joined = std::mem::replace(&mut continued, document.expanded && ends_in_backslash(text));
+                if text == document.delimiter && !joined {
                     if document.expanded {
-                        self.read_expansions_of(start, line_start);
+                        self.read_expansions(start, line_start);
                     }
                     break;
                 }
@@ -357,339 +391,80 @@ impl Reader<'_> {
     }
 
     fn line_end(&self) -> usize {
-        self.script[self.at..].iter().position(|&b| b == b'\n').map_or(self.script.len(), |n| self.at + n)
+        let rest = &self.reader.script[self.reader.at..];
+        rest.iter().position(|&b| b == b'\n').map_or(self.reader.script.len(), |n| self.reader.at + n)
     }
 
     /// Notes what the expansions in a here-document's body set.
-    fn read_expansions_of(&mut self, start: usize, end: usize) {
-        let after = (self.at, self.line);
+    fn read_expansions(&mut self, start: (usize, usize), end: usize) {
+        let after = (self.reader.at, self.reader.line);
         let mut body = Word::default();
-        self.at = start;
-        while self.at < end {
-            match self.peek(0) {
-                Some(b'\\') => self.at += 2,
-                Some(b'$' | b'`') => self.expansion(Quote::Double, &mut body, 0),
-                _ => self.at += 1,
+        (self.reader.at, self.reader.line) = start;
+        while self.reader.at < end && self.reader.unit.broken.is_none() {
+            match self.reader.peek(0) {
+                Some(b'\\') => {
+                    self.reader.step();
+                    self.reader.step();
+                }
+                Some(b'$' | b'`') => self.reader.expansion(Quote::Double, &mut body),
+                _ => {
+                    self.reader.step();
+                }
             }
         }
-        (self.at, self.line) = after;
+        if self.reader.at > end {
+            self.reader.broken("of an expansion that does not end in its here-document");
+        }
+        if self.reader.unit.broken.is_none() {
+            (self.reader.at, self.reader.line) = after;
+        }
     }
 
     /// Reads a reserved word. False if `word` is none, which makes it the command's name.
-    fn reserved(&mut self, word: &Word, command: &mut Command, first: &mut bool) -> bool {
-        if !command.assignments.is_empty() {
+    fn reserved(&mut self, word: &Word) -> bool {
+        let Some(text) = word.reserved() else {
             return false;
-        }
-        let Some(text) = word.reserved() else { return false };
-        let top = self.open.last().copied();
-        match text {
-            "if" => self.open.push(Open::If),
-            "while" | "until" => self.open.push(Open::Loop),
-            "for" => {
-                self.open.push(Open::Loop);
+        };
+        let complete = self.state == State::Empty;
+        match (text, self.open.last().copied()) {
+            ("if", _) => self.begin(Open::Condition, State::Needs),
+            ("while" | "until", _) => self.begin(Open::LoopHead, State::Needs),
+            ("for", _) => {
+                self.begin(Open::ForHead, State::Words);
                 self.read_loop_variable();
-                *first = false;
             }
-            "case" => {
-                self.open.push(Open::CaseHead);
-                *first = false;
+            ("case", _) => self.begin(Open::CaseWord, State::Words),
+            ("{", _) => self.begin(Open::Brace, State::Needs),
+            ("!", _) if !matches!(self.state, State::Negated | State::Piped) => self.state = State::Negated,
+            ("then", Some(Open::Condition)) if complete => self.enter(Open::Then, State::Needs),
+            ("elif", Some(Open::Then)) if complete => self.enter(Open::Condition, State::Needs),
+            ("else", Some(Open::Then)) if complete => self.enter(Open::Else, State::Needs),
+            ("fi", Some(Open::Then | Open::Else)) if complete => self.close(),
+            ("do", Some(Open::LoopHead | Open::ForHead)) if complete => self.enter(Open::LoopBody, State::Needs),
+            ("done", Some(Open::LoopBody)) if complete => self.close(),
+            ("}", Some(Open::Brace)) if complete => self.close(),
+            ("esac", Some(Open::CaseBody)) if complete => self.close(),
+            ("!" | "then" | "elif" | "else" | "fi" | "do" | "done" | "}" | "esac", _) => {
+                self.reader.broken("of a reserved word out of place");
             }
-            "{" => self.open.push(Open::Brace),
-            "!" => {}
-            "then" | "elif" | "else" if top == Some(Open::If) => {}
-            "do" if top == Some(Open::Loop) => {}
-            "fi" if top == Some(Open::If) => self.close(first),
-            "done" if top == Some(Open::Loop) => self.close(first),
-            "}" if top == Some(Open::Brace) => self.close(first),
-            "esac" if top == Some(Open::CaseBody) => self.close(first),
-            "then" | "elif" | "else" | "do" | "fi" | "done" | "}" | "esac" => {
-                self.broken("of a reserved word out of place");
-            }
-            "function" | "select" | "coproc" | "[[" => self.broken("it is bash's own"),
+            ("function" | "select" | "coproc" | "time" | "[[", _) => self.reader.broken("of a word that is bash's own"),
             _ => return false,
         }
-        self.unit.compound.get_or_insert_with(|| text.to_owned());
+        self.reader.unit.compound.get_or_insert_with(|| text.to_owned());
         true
     }
 
-    fn close(&mut self, first: &mut bool) {
-        self.open.pop();
-        *first = false;
-    }
-
-    /// The loop variable counts as set by an expansion: it changes, and no assignment word shows it.
     fn read_loop_variable(&mut self) {
-        while self.peek(0).is_some_and(|b| b == b' ' || b == b'\t') {
-            self.at += 1;
+        self.reader.skip_blanks();
+        let word = self.reader.word();
+        match word.reserved().filter(|name| is_name(name.as_bytes())) {
+            Some(name) => self.reader.unit.set_by_expansion.push(name.to_owned()),
+            None => self.reader.broken("of a for without a name"),
         }
-        if self.peek(0).is_none_or(|b| matches!(b, b'\n' | b'(' | b')' | b';' | b'&' | b'|' | b'<' | b'>')) {
-            return self.broken("of a for without a name");
-        }
-        let word = self.word();
-        match word.reserved() {
-            Some(name) => self.unit.set_by_expansion.push(name.to_owned()),
-            None => self.broken("of a for without a name"),
-        }
-    }
-
-    /// Reads one word; the next byte belongs to it.
-    fn word(&mut self) -> Word {
-        let mut word = Word { start: self.at, ..Word::default() };
-        while let Some(byte) = self.peek(0) {
-            match byte {
-                b' ' | b'\t' | b'\n' | b';' | b'&' | b'|' | b'<' | b'>' | b'(' | b')' => break,
-                b'\'' => self.single_quoted(&mut word),
-                b'"' => self.double_quoted(&mut word, 0),
-                b'\\' => self.backslash(&mut word),
-                b'$' | b'`' => self.expansion(Quote::Bare, &mut word, 0),
-                _ => {
-                    push_text(&mut word, Quote::Bare, byte);
-                    self.at += 1;
-                }
-            }
-            if self.unit.broken.is_some() {
-                break;
-            }
-        }
-        word.end = self.at;
-        word
-    }
-
-    fn single_quoted(&mut self, word: &mut Word) {
-        self.at += 1;
-        word.parts.push((Quote::Single, Part::Text(Vec::new())));
-        loop {
-            match self.step() {
-                Some(b'\'') => return,
-                Some(byte) => push_text(word, Quote::Single, byte),
-                None => return self.broken("of a ' that does not end"),
-            }
-        }
-    }
-
-    fn double_quoted(&mut self, word: &mut Word, depth: usize) {
-        self.at += 1;
-        word.parts.push((Quote::Double, Part::Text(Vec::new())));
-        while self.unit.broken.is_none() {
-            match self.peek(0) {
-                Some(b'"') => {
-                    self.at += 1;
-                    return;
-                }
-                Some(b'\\') => match self.peek(1) {
-                    Some(b'\n') => {
-                        self.step();
-                        self.step();
-                        word.parts.push((Quote::Double, Part::Shell("a line continued with \\")));
-                    }
-                    Some(byte @ (b'$' | b'`' | b'"' | b'\\')) => {
-                        self.at += 2;
-                        word.parts.push((Quote::Double, Part::Escaped(byte)));
-                    }
-                    _ => {
-                        self.at += 1;
-                        word.parts.push((Quote::Double, Part::Shell("a \\ before a plain character")));
-                    }
-                },
-                Some(b'$' | b'`') => self.expansion(Quote::Double, word, depth),
-                Some(byte) => {
-                    self.step();
-                    push_text(word, Quote::Double, byte);
-                }
-                None => return self.broken("of a \" that does not end"),
-            }
-        }
-    }
-
-    fn backslash(&mut self, word: &mut Word) {
-        match self.peek(1) {
-            Some(b'\n') => {
-                self.step();
-                self.step();
-                word.parts.push((Quote::Bare, Part::Shell("a line continued with \\")));
-            }
-            Some(byte) => {
-                self.at += 2;
-                word.parts.push((Quote::Bare, Part::Escaped(byte)));
-            }
-            None => self.broken("of a \\ at the end of the file"),
-        }
-    }
-
-    /// Reads what starts with `$` or a backtick.
-    fn expansion(&mut self, quote: Quote, word: &mut Word, depth: usize) {
-        if depth > DEEPEST {
-            return self.broken("it is nested too deeply");
-        }
-        let part = if self.peek(0) == Some(b'`') {
-            self.backticks();
-            Part::Shell("a command")
-        } else if self.looking_at(b"$((") {
-            self.arithmetic(depth);
-            Part::Shell("arithmetic")
-        } else if self.looking_at(b"$(") {
-            self.at += 2;
-            self.skip_to_parenthesis(depth);
-            Part::Shell("a command")
-        } else if self.looking_at(b"${") {
-            self.braced(depth)
-        } else {
-            self.dollar(quote)
-        };
-        word.parts.push((quote, part));
-    }
-
-    fn dollar(&mut self, quote: Quote) -> Part {
-        self.at += 1;
-        let name = self.name();
-        if !name.is_empty() {
-            return Part::Variable(name);
-        }
-        match self.peek(0) {
-            Some(b'0'..=b'9' | b'@' | b'*' | b'#' | b'?' | b'-' | b'$' | b'!') => {
-                self.at += 1;
-                Part::Shell("a parameter of the shell")
-            }
-            Some(b'\'' | b'"') if quote == Quote::Bare => Part::Shell("bash's $'…'"),
-            _ => Part::Shell("a $ without a name"),
-        }
-    }
-
-    fn name(&mut self) -> String {
-        let rest = &self.script[self.at..];
-        if rest.first().is_none_or(u8::is_ascii_digit) {
-            return String::new();
-        }
-        let length = rest.iter().take_while(|b| b.is_ascii_alphanumeric() || **b == b'_').count();
-        self.at += length;
-        String::from_utf8_lossy(&rest[..length]).into_owned()
-    }
-
-    fn backticks(&mut self) {
-        self.at += 1;
-        loop {
-            match self.step() {
-                Some(b'`') => return,
-                Some(b'\\') => {
-                    self.step();
-                }
-                Some(_) => {}
-                None => return self.broken("of a ` that does not end"),
-            }
-        }
-    }
-
-    /// `${…}`: a plain name is a variable, everything else needs a shell.
-    fn braced(&mut self, depth: usize) -> Part {
-        self.at += 2;
-        let name = self.name();
-        if self.peek(0) == Some(b'}') && !name.is_empty() {
-            self.at += 1;
-            return Part::Variable(name);
-        }
-        if self.looking_at(b":=") || self.peek(0) == Some(b'=') {
-            self.unit.set_by_expansion.push(name);
-        } else if self.peek(0) == Some(b'!') {
-            self.broken("${!…} is bash's own");
-        }
-        let mut inner = Word::default();
-        while self.unit.broken.is_none() {
-            match self.peek(0) {
-                Some(b'}') => {
-                    self.at += 1;
-                    break;
-                }
-                Some(b'\'') => self.single_quoted(&mut inner),
-                Some(b'"') => self.double_quoted(&mut inner, depth + 1),
-                Some(b'\\') => {
-                    self.step();
-                    self.step();
-                }
-                Some(b'$' | b'`') => self.expansion(Quote::Double, &mut inner, depth + 1),
-                Some(_) => {
-                    self.step();
-                }
-                None => self.broken("of a ${ that does not end"),
-            }
-        }
-        Part::Shell("a ${…} with more than a name")
-    }
-
-    /// `$((…))`. Bare names count as set: telling `X=1` and `X++` from `X` takes the whole expression grammar.
-    fn arithmetic(&mut self, depth: usize) {
-        self.at += 3;
-        let mut parentheses = 0usize;
-        let mut inner = Word::default();
-        while self.unit.broken.is_none() {
-            let name = self.name();
-            if !name.is_empty() {
-                self.unit.set_by_expansion.push(name);
-                continue;
-            }
-            match self.peek(0) {
-                Some(b')') if parentheses > 0 => {
-                    parentheses -= 1;
-                    self.at += 1;
-                }
-                Some(b')') if self.peek(1) == Some(b')') => {
-                    self.at += 2;
-                    return;
-                }
-                Some(b')') | None => self.broken("of a $(( that does not end"),
-                Some(b'(') => {
-                    parentheses += 1;
-                    self.at += 1;
-                }
-                Some(b'$' | b'`') => self.expansion(Quote::Double, &mut inner, depth + 1),
-                Some(_) => {
-                    self.step();
-                }
-            }
-        }
-    }
-
-    /// To the `)` of a `$(`. What runs in there is a subshell and sets nothing out here.
-    fn skip_to_parenthesis(&mut self, depth: usize) {
-        let mut inner = Word::default();
-        let set_outside = self.unit.set_by_expansion.len();
-        let mut parentheses = 0usize;
-        let mut word_starts = true;
-        while self.unit.broken.is_none() {
-            let starts = std::mem::replace(&mut word_starts, false);
-            match self.peek(0) {
-                Some(b')') if parentheses == 0 => {
-                    self.at += 1;
-                    break;
-                }
-                Some(b'\'') => self.single_quoted(&mut inner),
-                Some(b'"') => self.double_quoted(&mut inner, depth + 1),
-                Some(b'$' | b'`') => self.expansion(Quote::Double, &mut inner, depth + 1),
-                Some(b'\\') => {
-                    self.step();
-                    self.step();
-                }
-                Some(b'#') if starts => {
-                    while self.peek(0).is_some_and(|b| b != b'\n') {
-                        self.at += 1;
-                    }
-                }
-                Some(b'<') if self.peek(1) == Some(b'<') => self.broken("of a here-document inside $( )"),
-                Some(byte) => {
-                    parentheses += usize::from(byte == b'(');
-                    parentheses -= usize::from(byte == b')');
-                    word_starts = matches!(byte, b' ' | b'\t' | b'\n' | b';' | b'&' | b'|' | b'(' | b')');
-                    self.step();
-                }
-                None => self.broken("of a $( that does not end"),
-            }
-        }
-        self.unit.set_by_expansion.truncate(set_outside);
     }
 }
 
-fn push_text(word: &mut Word, quote: Quote, byte: u8) {
-    match word.parts.last_mut() {
-        Some((last, Part::Text(text))) if *last == quote => text.push(byte),
-        _ => word.parts.push((quote, Part::Text(vec![byte]))),
-    }
+/// Whether the newline behind `text` is escaped.
+fn ends_in_backslash(text: &[u8]) -> bool {
+    text.iter().rev().take_while(|&&b| b == b'\\').count() % 2 == 1
 }

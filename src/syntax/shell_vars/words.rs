@@ -73,8 +73,7 @@ impl Word {
 }
 
 pub(super) fn is_name(text: &[u8]) -> bool {
-    text.first().is_some_and(|b| !b.is_ascii_digit())
-        && text.iter().all(|b| b.is_ascii_alphanumeric() || *b == b'_')
+    text.first().is_some_and(|b| !b.is_ascii_digit()) && text.iter().all(|b| b.is_ascii_alphanumeric() || *b == b'_')
 }
 
 /// A place in the script, and the unit that is being read.
@@ -122,10 +121,7 @@ impl Reader<'_> {
 
     /// Reads one word; the next byte belongs to it.
     pub fn word(&mut self) -> Word {
-        let mut word = Word {
-            start: self.at,
-            ..Word::default()
-        };
+        let mut word = Word { start: self.at, ..Word::default() };
         while let Some(byte) = self.peek(0) {
             match byte {
                 b' ' | b'\t' | b'\n' | b';' | b'&' | b'|' | b'<' | b'>' | b'(' | b')' => break,
@@ -173,8 +169,7 @@ impl Reader<'_> {
                     Some(b'\n') => {
                         self.step();
                         self.step();
-                        word.parts
-                            .push((Quote::Double, Part::Shell("a line continued with \\")));
+                        word.parts.push((Quote::Double, Part::Shell("a line continued with \\")));
                     }
                     Some(byte @ (b'$' | b'`' | b'"' | b'\\')) => {
                         self.at += 2;
@@ -182,8 +177,7 @@ impl Reader<'_> {
                     }
                     _ => {
                         self.at += 1;
-                        word.parts
-                            .push((Quote::Double, Part::Shell("a \\ before a plain character")));
+                        word.parts.push((Quote::Double, Part::Shell("a \\ before a plain character")));
                     }
                 },
                 Some(b'$' | b'`') => self.expansion(Quote::Double, word),
@@ -201,8 +195,7 @@ impl Reader<'_> {
             Some(b'\n') => {
                 self.step();
                 self.step();
-                word.parts
-                    .push((Quote::Bare, Part::Shell("a line continued with \\")));
+                word.parts.push((Quote::Bare, Part::Shell("a line continued with \\")));
             }
             Some(byte) => {
                 self.at += 2;
@@ -258,10 +251,7 @@ impl Reader<'_> {
         if rest.first().is_none_or(u8::is_ascii_digit) {
             return String::new();
         }
-        let length = rest
-            .iter()
-            .take_while(|b| b.is_ascii_alphanumeric() || **b == b'_')
-            .count();
+        let length = rest.iter().take_while(|b| b.is_ascii_alphanumeric() || **b == b'_').count();
         self.at += length;
         String::from_utf8_lossy(&rest[..length]).into_owned()
     }
@@ -284,10 +274,7 @@ impl Reader<'_> {
                 None => return self.broken_at(opened, "of a ` that does not end"),
             }
         }
-        if script::units(&inner)
-            .iter()
-            .any(|unit| unit.broken.is_some())
-        {
+        if script::units(&inner).iter().any(|unit| unit.broken.is_some()) {
             self.broken_at(opened, "of what stands between ` and `");
         }
     }
@@ -305,9 +292,7 @@ impl Reader<'_> {
             return self.length();
         }
         match operator {
-            _ if self.looking_at(b":?") || self.looking_at(b"?") => {
-                self.broken("of a ${…?}, which may end the shell")
-            }
+            _ if self.looking_at(b":?") || self.looking_at(b"?") => self.broken("of a ${…?}, which may end the shell"),
             _ if name.is_empty() => self.broken("of a ${…} that not every shell reads"),
             None => self.broken("of a ${…} that not every shell reads"),
             Some(operator) => {
@@ -325,9 +310,7 @@ impl Reader<'_> {
                     break;
                 }
                 // Shells do not agree on quotes in here once they stand between quotes themselves.
-                Some(b'\'' | b'"') if quote == Quote::Double => {
-                    self.broken("of quotes within ${…} within quotes")
-                }
+                Some(b'\'' | b'"') if quote == Quote::Double => self.broken("of quotes within ${…} within quotes"),
                 Some(b'\'') => self.single_quoted(&mut inner),
                 Some(b'"') => self.double_quoted(&mut inner),
                 Some(b'\\') => {
@@ -373,12 +356,7 @@ impl Reader<'_> {
                 b'0'..=b'9' | b'a'..=b'z' | b'A'..=b'Z' | b'_' if wants_operand => {
                     let name = self.name();
                     match name.is_empty() {
-                        true => {
-                            self.at += self.script[self.at..]
-                                .iter()
-                                .take_while(|b| b.is_ascii_digit())
-                                .count()
-                        }
+                        true => self.at += self.script[self.at..].iter().take_while(|b| b.is_ascii_digit()).count(),
                         false => names.push(name),
                     }
                     wants_operand = false;
@@ -402,15 +380,12 @@ impl Reader<'_> {
                 }
                 _ if wants_operand => break,
                 _ => {
-                    let Some(operator) =
-                        OPERATORS.iter().find(|operator| self.looking_at(operator))
-                    else {
+                    let Some(operator) = OPERATORS.iter().find(|operator| self.looking_at(operator)) else {
                         break;
                     };
                     self.at += operator.len();
                     wants_operand = true;
-                    assigns |= operator.ends_with(b"=")
-                        && ![&b"=="[..], b"!=", b"<=", b">="].contains(operator);
+                    assigns |= operator.ends_with(b"=") && ![&b"=="[..], b"!=", b"<=", b">="].contains(operator);
                 }
             }
         }
@@ -420,15 +395,12 @@ impl Reader<'_> {
 
 /// Arithmetic operators between two operands, a longer one before its beginning.
 const OPERATORS: &[&[u8]] = &[
-    b"<<=", b">>=", b"<<", b">>", b"<=", b">=", b"==", b"!=", b"&&", b"||", b"+=", b"-=", b"*=",
-    b"/=", b"%=", b"&=", b"|=", b"^=", b"+", b"-", b"*", b"/", b"%", b"&", b"|", b"^", b"<", b">",
-    b"=",
+    b"<<=", b">>=", b"<<", b">>", b"<=", b">=", b"==", b"!=", b"&&", b"||", b"+=", b"-=", b"*=", b"/=", b"%=", b"&=",
+    b"|=", b"^=", b"+", b"-", b"*", b"/", b"%", b"&", b"|", b"^", b"<", b">", b"=",
 ];
 
 /// What may stand between the name and the word of a `${…}`, a longer one before its beginning.
-const BRACED: &[&[u8]] = &[
-    b":-", b":=", b":+", b"-", b"=", b"+", b"%%", b"%", b"##", b"#",
-];
+const BRACED: &[&[u8]] = &[b":-", b":=", b":+", b"-", b"=", b"+", b"%%", b"%", b"##", b"#"];
 
 fn push_text(word: &mut Word, quote: Quote, byte: u8) {
     match word.parts.last_mut() {
