@@ -63,6 +63,12 @@ impl Bed {
     }
 
     #[track_caller]
+    pub fn wait_until_banned(&self, address: &str) {
+        let counted = || self.run("fail2ban-client status portsentry").stdout.contains(address);
+        wait_for(seconds(60), &format!("fail2ban to count {address}"), counted);
+    }
+
+    #[track_caller]
     pub fn wait_for_jail(&self, jail: &str) {
         wait_for(seconds(60), &format!("fail2ban's jail {jail}"), || {
             self.run(&format!("fail2ban-client status {jail}")).status == 0

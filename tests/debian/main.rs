@@ -34,6 +34,7 @@ macro_rules! debian {
 debian! {
     debian_11, Bullseye: {
         flow::fresh_to_undo
+        flow::undo_with_the_packages_leaves_no_trace
         flow::it_installs_itself_where_it_stays
         traps_blocking::trap_01_the_article_is_not_idempotent
         traps_access::trap_02_hosts_allow_with_host_bits_matches_nobody
@@ -55,6 +56,7 @@ debian! {
     }
     debian_12, Bookworm: {
         flow::fresh_to_undo
+        flow::undo_with_the_packages_leaves_no_trace
         flow::it_installs_itself_where_it_stays
         flow::the_ssh_client_of_apply_stays_safe
         flow::undo_does_not_overwrite_later_edits
@@ -98,6 +100,7 @@ debian! {
     }
     debian_13, Trixie: {
         flow::fresh_to_undo
+        flow::undo_with_the_packages_leaves_no_trace
         flow::it_installs_itself_where_it_stays
         flow::undo_takes_exactly_our_entries
         upgrade::trap_12_upgraded_from_13_to_14
@@ -125,6 +128,7 @@ debian! {
     }
     debian_14, Forky: {
         flow::fresh_to_undo
+        flow::undo_with_the_packages_leaves_no_trace
         flow::it_installs_itself_where_it_stays
         flow::the_ssh_client_of_apply_stays_safe
         flow::undo_takes_exactly_our_entries
