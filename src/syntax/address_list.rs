@@ -1,12 +1,36 @@
-//! The list of hosts that portsentry never blocks: portsentry.ignore.static (1.2, read by Debian's
-//! portsentry-build-ignore-file) and portsentry.ignore (the daemons' own).
+//! The list of hosts that portsentry never blocks: portsentry.ignore.static (1.2: Debian's
+//! portsentry-build-ignore-file copies it into portsentry.ignore, which the daemon reads) and portsentry.ignore of 2.0.
+//!
+//! One address or network a line, `#` for comments. What the readers make of it was measured on 2026-11-24 with real
+//! packets (1.2-14+b1 with its builder; 2.0.7-1, which also says what it understood with `-v`):
+//!
+//! | line | 1.2, through the builder | 2.0.7 |
+//! |---|---|---|
+//! | `10.0.0.5`, `10.0.0.0/24` | honoured | honoured |
+//! | `10.0.0.5/24`, host bits | honoured as 10.0.0.0/24 | **matches nobody** |
+//! | `10.0.0.0/0` | that one address | that one address |
+//! | `::/0`, `fd00::/64` | dropped | honoured |
+//! | `10.0.0.0/33` | nothing, and a warning a packet | does not start |
+//! | `10.0.0.0/255.0.0.0`, a name, garbage | dropped | does not start |
+//! | a blank before the address | copied, without effect | does not start |
+//! | a blank, a comment or a carriage return behind it | honoured | does not start |
+//! | a line of blanks, ` # c` | nothing | does not start |
+//! | `FD00::1`, `[fd00::1]` | dropped | does not start |
+//! | `010.0.0.1` | 8.0.0.1 | 8.0.0.1 |
+//! | no newline at the end | honoured | **loses its last character**: 10.0.0.55 is read as 10.0.0.5, /24 as /2 |
+//! | more than 1022 bytes, comments too | the rest is a line of its own | same |
+//!
+//! `#` at the very beginning of a line is a comment to all of them, so that is where our marks stand.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::{IpNet, Ipv4Net};
 
-use super::lines::{Line, is_blank, join, shown, split, trim};
+use super::lines::{Line, join, shown, split, trim};
 use super::{Dialect, ValueError, marker};
+
+/// Both daemons read at most this many bytes as one line.
+const LONGEST_LINE: usize = 1023;
 
 /// The list, every byte of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -14,7 +38,7 @@ pub struct AddressList {
     lines: Vec<Line>,
 }
 
-/// A line that looks like an address and is without effect.
+/// A line that is without the effect that it looks as if it had.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NotHonoured {
     /// Counted from 1.
@@ -23,6 +47,8 @@ pub struct NotHonoured {
     pub why: String,
     /// What to write instead.
     pub remedy: String,
+    /// The daemon does not start with it.
+    pub fatal: bool,
 }
 
 impl AddressList {
@@ -51,85 +77,283 @@ impl AddressList {
     }
 
     /// Makes `entries` our own entries, in place; foreign lines stay as they are. A network is written with its
-    /// prefix, the one form that the builder, 1.2 and 2.0 all honour; what it is about goes on a line of its own,
-    /// for a comment behind an address is not safe with each of them.
+    /// prefix and without host bits, the one form that the builder, 1.2 and 2.0 all honour; what it is about goes on a
+    /// line of its own, for 2.0 does not start with a comment behind an address.
     ///
     /// # Errors
-    /// A comment that would not stay one line.
+    /// A comment that would not stay one line to the daemons; a prefix length of 0, which they take for one address.
     pub fn set_marked(&mut self, entries: &[(IpNet, String)]) -> Result<(), ValueError> {
         let mut body = Vec::new();
         for (network, about) in entries {
-            if about.contains(char::is_control) {
-                return Err(ValueError::new(
-                    &network.to_string(),
-                    "its comment holds a line break or another control character",
-                ));
+            let refuse = |message: &str| Err(ValueError::new(&network.to_string(), message));
+            if about.contains(char::is_control) || about.len() > LONGEST_LINE / 2 {
+                return refuse("its comment is too long, or holds a line break or another control character");
+            }
+            if network.prefix_len() == 0 {
+                return refuse(
+                    "portsentry takes a network with prefix length 0 for one address. Write a longer prefix",
+                );
             }
             if !about.is_empty() {
                 body.push(format!("# {about}").into_bytes());
             }
-            body.push(network.to_string().into_bytes());
+            body.push(network.trunc().to_string().into_bytes());
         }
         marker::replace(&mut self.lines, &body, <[Line]>::len);
         Ok(())
     }
 
-    /// The networks that the reader really honours. 1.2: IPv4 addresses and prefixes at the very beginning of a
-    /// line, a comment behind them allowed, host bits masked (traps 3, 17). 2.0: IPv4 and IPv6.
+    /// The networks that the daemon really honours. None at all if it does not start with this list.
     pub fn honoured(&self, dialect: Dialect) -> Vec<IpNet> {
-        self.lines.iter().filter_map(|line| entry(&line.text, dialect).ok().flatten()).collect()
+        let readings = self.readings(dialect);
+        if readings.iter().any(|(_, reading)| reading.complaint.as_ref().is_some_and(|c| c.fatal)) {
+            return Vec::new();
+        }
+        readings.into_iter().filter_map(|(_, reading)| reading.network).collect()
     }
 
-    /// The lines that somebody meant as an address and that are without effect.
+    /// The lines that somebody meant as an address and that have no effect or another one, in their order; with 2.0
+    /// also every other line that keeps it from starting.
     pub fn not_honoured(&self, dialect: Dialect) -> Vec<NotHonoured> {
-        self.lines
-            .iter()
-            .enumerate()
-            .filter_map(|(index, line)| {
-                let (why, remedy) = entry(&line.text, dialect).err()?;
-                Some(NotHonoured { line: index + 1, text: shown(&line.text), why, remedy })
+        let readings = self.readings(dialect);
+        readings
+            .into_iter()
+            .filter_map(|(index, reading)| {
+                let Complaint { why, remedy, fatal } = reading.complaint?;
+                Some(NotHonoured { line: index + 1, text: shown(&self.lines[index].text), why, remedy, fatal })
             })
             .collect()
     }
+
+    /// What the daemon reads, with the index of the line that it came from.
+    fn readings(&self, dialect: Dialect) -> Vec<(usize, Reading)> {
+        let mut readings = Vec::new();
+        for (index, line) in self.lines.iter().enumerate() {
+            let bytes = [&line.text[..], line.end.bytes()].concat();
+            if dialect == Dialect::V1 && !is_copied(&line.text) {
+                readings.push((index, dropped(&line.text)));
+                continue;
+            }
+            for (number, piece) in bytes.chunks(LONGEST_LINE).enumerate() {
+                let mut reading = match dialect {
+                    Dialect::V1 => read_v1(piece),
+                    Dialect::V2 => read_v2(piece),
+                };
+                // What is left of a long line is nobody's intention.
+                if number > 0 && (reading.network.is_some() || reading.complaint.is_some()) {
+                    let fatal = reading.complaint.is_some_and(|complaint| complaint.fatal);
+                    let why =
+                        format!("it is longer than {LONGEST_LINE} bytes, and the rest is read as a line of its own");
+                    reading.complaint = Some(Complaint { why, remedy: "shorten it".to_owned(), fatal });
+                }
+                readings.push((index, reading));
+            }
+        }
+        readings
+    }
 }
 
-/// The network of a line, `None` for a line that is no address and was not meant as one.
-fn entry(text: &[u8], dialect: Dialect) -> Result<Option<IpNet>, (String, String)> {
-    let content = trim(text.split(|&byte| byte == b'#').next().unwrap_or_default());
-    let Ok(content) = std::str::from_utf8(content) else { return Ok(None) };
-    let looks =
-        content.starts_with(|letter: char| letter.is_ascii_hexdigit() || letter == ':') && content.contains(['.', ':']);
-    if !looks {
-        return Ok(None);
+/// What one line is to a daemon.
+#[derive(Default)]
+struct Reading {
+    network: Option<IpNet>,
+    complaint: Option<Complaint>,
+}
+
+struct Complaint {
+    why: String,
+    remedy: String,
+    fatal: bool,
+}
+
+impl Reading {
+    fn nothing(why: &str, text: &[u8], fatal: bool) -> Reading {
+        let remedy = remedy(text);
+        Reading { network: None, complaint: Some(Complaint { why: why.to_owned(), remedy, fatal }) }
     }
-    let network = match parse(content) {
-        Some(network) => network,
-        None => {
-            let remedy = match dotted(content) {
-                Some(network) => format!("write {network}"),
-                None => "write an address, or a network such as 192.168.1.0/24".to_owned(),
-            };
-            return Err(("it is neither an address nor a network with a prefix length".to_owned(), remedy));
+}
+
+/// Whether the builder copies a line: `^\s*IPV4(/NN)?\s*(#|$)`, in its own words.
+fn is_copied(text: &[u8]) -> bool {
+    let space = |b: &u8| b" \t\r\x0b\x0c".contains(b);
+    let rest = &text[text.iter().take_while(|b| space(b)).count()..];
+    let address = rest.iter().take_while(|b| b.is_ascii_digit() || **b == b'.').count();
+    let mut parts = rest[..address].split(|&b| b == b'.');
+    let fits = |part: &[u8]| (1..=3).contains(&part.len());
+    let mut rest = &rest[address..];
+    if let [b'/', prefix @ ..] = rest {
+        let digits = prefix.iter().take_while(|b| b.is_ascii_digit()).count();
+        if !(1..=2).contains(&digits) {
+            return false;
         }
+        rest = &prefix[digits..];
+    }
+    let after = rest.iter().find(|b| !space(b));
+    parts.clone().count() == 4 && parts.all(fits) && after.is_none_or(|&b| b == b'#')
+}
+
+/// A line that the builder leaves out, which it does without a word (trap 3).
+fn dropped(text: &[u8]) -> Reading {
+    let content = content(text);
+    if content.is_empty() {
+        return Reading::default();
+    }
+    let mut reading = Reading::nothing(
+        "it is neither an IPv4 address nor such a network with a prefix length, and is left out",
+        text,
+        false,
+    );
+    if let Some(complaint) = reading.complaint.as_mut().filter(|_| content.contains(&b':')) {
+        complaint.why = "portsentry 1.2 knows no IPv6 and does not see its packets".to_owned();
+        complaint.remedy = "remove the line, or begin it with #".to_owned();
+    }
+    reading
+}
+
+/// A line of the built list, as 1.2 reads it.
+fn read_v1(piece: &[u8]) -> Reading {
+    let digits = piece.iter().take_while(|b| b.is_ascii_digit() || **b == b'.').count();
+    if digits == 0 {
+        // The builder copied it, so there is an address behind the blanks (trap 17).
+        return match content(piece).is_empty() || piece.starts_with(b"#") {
+            true => Reading::default(),
+            false => Reading::nothing("portsentry 1.2 passes over an address with a blank before it", piece, false),
+        };
+    }
+    let (address, rest) = piece.split_at(digits);
+    let Some(address) = c_address(address, 4) else {
+        return Reading::nothing("it is no IPv4 address", piece, false);
     };
-    if dialect == Dialect::V1 {
-        if network.addr().is_ipv6() {
-            return Err(("portsentry 1.2 knows no IPv6".to_owned(), "remove it".to_owned()));
-        }
-        if text.first().is_some_and(|&byte| is_blank(byte)) {
-            return Err((
-                "portsentry 1.2 passes over an address with a blank before it".to_owned(),
-                format!("write {network} at the beginning of the line"),
-            ));
-        }
+    let prefix = rest.strip_prefix(b"/").map_or(32, |rest| number(rest).unwrap_or(0));
+    if prefix > 32 {
+        return Reading::nothing("its prefix length is more than 32; a warning at each packet says so", piece, false);
     }
-    Ok(Some(network))
+    network(piece, IpAddr::V4(address), prefix, true)
 }
 
-fn parse(content: &str) -> Option<IpNet> {
-    match content.parse::<std::net::IpAddr>() {
-        Ok(address) => Some(address.into()),
-        Err(_) => content.parse::<IpNet>().ok().map(|network| network.trunc()),
+/// A line as 2.0.7 reads it: it knows no blanks, no comments behind an address, and no last line without a newline.
+fn read_v2(piece: &[u8]) -> Reading {
+    let (text, ended) = match piece.strip_suffix(b"\n") {
+        Some(text) => (text, true),
+        None => (&piece[..piece.len().saturating_sub(1)], false),
+    };
+    if piece.starts_with(b"#") || (text.is_empty() && ended) {
+        return Reading::default();
+    }
+    let refused =
+        |why: &str| Reading::nothing(&format!("{why}, and portsentry 2.0 does not start with it"), piece, true);
+    if let Some(&wrong) = text.iter().find(|b| !matches!(b, b'0'..=b'9' | b'a'..=b'f' | b'.' | b':' | b'/')) {
+        return refused(match wrong {
+            b' ' | b'\t' => "it has a blank in it, or a comment behind the address",
+            b'\r' => "it ends in a carriage return",
+            b'A'..=b'F' if text.contains(&b':') => "it has capital letters",
+            _ => "it is neither an address nor a network",
+        });
+    }
+    let (address, prefix) = match text.iter().position(|&b| b == b'/') {
+        Some(slash) => (&text[..slash], Some(&text[slash + 1..])),
+        None => (text, None),
+    };
+    let written = std::str::from_utf8(address).unwrap_or_default();
+    let v6 = written.parse::<Ipv6Addr>().ok().map(IpAddr::V6);
+    let Some(address) = v6.or_else(|| c_address(address, 1).map(IpAddr::V4)) else {
+        return refused("it is neither an address nor a network");
+    };
+    let longest = if address.is_ipv4() { 32 } else { 128 };
+    let prefix = match prefix {
+        None => longest,
+        Some(text) if text.is_empty() || !text.iter().all(u8::is_ascii_digit) => {
+            return refused("what stands behind its / is no number of bits");
+        }
+        Some(text) => match number(text) {
+            Some(prefix) if prefix <= longest => prefix,
+            _ => return refused("its prefix length is too long"),
+        },
+    };
+    let mut reading = network(piece, address, prefix, false);
+    if !ended {
+        let read = String::from_utf8_lossy(text);
+        let why = format!("it has no newline at its end, and portsentry 2.0 reads {read} instead");
+        reading.complaint = Some(Complaint { why, remedy: "end the line with a newline".to_owned(), fatal: false });
+    }
+    reading
+}
+
+/// The network that a daemon takes an address and a prefix length for, which may not be what was meant.
+fn network(piece: &[u8], address: IpAddr, prefix: u32, masks: bool) -> Reading {
+    let longest = if address.is_ipv4() { 32 } else { 128 };
+    let taken = if prefix == 0 && address.is_ipv4() { longest } else { prefix };
+    let Some(network) = u8::try_from(taken).ok().and_then(|taken| IpNet::new(address, taken).ok()) else {
+        return Reading::nothing("its prefix length is too long", piece, false);
+    };
+    if !masks && network.trunc() != network {
+        // 2.0 masks the packet's address and compares it with the list's as it stands.
+        return Reading::nothing(
+            "it has bits behind its prefix, with which portsentry 2.0 matches nobody",
+            piece,
+            false,
+        );
+    }
+    let written = content(piece).split(|&b| b == b'/').next().unwrap_or_default();
+    let octal = address.is_ipv4() && std::str::from_utf8(written).is_ok_and(|text| text != address.to_string());
+    let why = if prefix != taken {
+        Some("a prefix length of 0 is taken for one address".to_owned())
+    } else if octal {
+        Some(format!("it is read as {address}: a number that begins with 0 is octal, and a missing one is filled in"))
+    } else {
+        None
+    };
+    let remedy = "write the network with its prefix length, without zeros in front".to_owned();
+    let complaint = why.map(|why| Complaint { why, remedy, fatal: false });
+    Reading { network: Some(network.trunc()), complaint }
+}
+
+/// `text` without its comment and the blanks around the rest.
+fn content(text: &[u8]) -> &[u8] {
+    let before = text.split(|&b| b == b'#').next().unwrap_or_default();
+    let end = before.len() - before.iter().rev().take_while(|b| b.is_ascii_whitespace()).count();
+    trim(&before[..end])
+}
+
+/// As many digits as there are, as a number.
+fn number(text: &[u8]) -> Option<u32> {
+    let digits = text.iter().take_while(|b| b.is_ascii_digit()).count();
+    std::str::from_utf8(&text[..digits]).ok()?.parse().ok()
+}
+
+/// An IPv4 address as C's inet_aton(3) reads it: up to four numbers, the last one filling what is left; a leading 0
+/// makes a number octal.
+fn c_address(text: &[u8], least: usize) -> Option<Ipv4Addr> {
+    let parts: Vec<u64> = text
+        .split(|&b| b == b'.')
+        .map(|part| {
+            let part = std::str::from_utf8(part).ok()?;
+            let radix = if part.len() > 1 && part.starts_with('0') { 8 } else { 10 };
+            (!part.starts_with('+')).then(|| u64::from_str_radix(part, radix).ok())?
+        })
+        .collect::<Option<_>>()?;
+    let (last, bytes) = parts.split_last()?;
+    if parts.len() < least || parts.len() > 4 || bytes.iter().any(|&part| part > 255) {
+        return None;
+    }
+    let left = 8 * (4 - bytes.len());
+    let high = bytes.iter().fold(0u64, |sum, part| sum << 8 | part) << left;
+    (*last < 1 << left).then(|| u32::try_from(high | last).ok().map(Ipv4Addr::from))?
+}
+
+/// What to write instead of `text`, as far as it can be told what was meant.
+fn remedy(text: &[u8]) -> String {
+    let content = String::from_utf8_lossy(content(text)).to_lowercase();
+    let bare = content.trim_start_matches('\u{feff}').replace(['[', ']'], "");
+    let first = bare.split_whitespace().next().unwrap_or_default();
+    let meant = match first.parse::<IpAddr>() {
+        Ok(address) => Some(IpNet::from(address)),
+        Err(_) => first.parse::<IpNet>().ok().map(|network| network.trunc()).or_else(|| dotted(first)),
+    };
+    match meant {
+        Some(network) => format!("write {network} alone on its line"),
+        None if first.is_empty() => "empty the line, or begin it with #".to_owned(),
+        None => "write an address, or a network such as 192.168.1.0/24; for a remark begin the line with #".to_owned(),
     }
 }
 
@@ -144,27 +368,186 @@ fn dotted(content: &str) -> Option<IpNet> {
 mod tests {
     use proptest::prelude::*;
 
+    use super::Dialect::{V1, V2};
     use super::*;
 
+    fn honoured(text: &str, dialect: Dialect) -> String {
+        let networks = AddressList::parse(text.as_bytes()).honoured(dialect);
+        networks.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
+    }
+
+    /// The daemons' own answers; `!`: it does not start.
+    const MEASURED: &[(&str, &str, &str)] = &[
+        ("10.0.0.5\n", "10.0.0.5/32", "10.0.0.5/32"),
+        ("10.0.0.0/8\n", "10.0.0.0/8", "10.0.0.0/8"),
+        ("10.0.0.5/24\n", "10.0.0.0/24", ""),
+        ("10.0.0.0/0\n", "10.0.0.0/32", "10.0.0.0/32"),
+        ("0.0.0.0\n", "0.0.0.0/32", "0.0.0.0/32"),
+        ("10.0.0.0/33\n", "", "!"),
+        ("10.0.0.0/255.0.0.0\n", "", "!"),
+        ("10.0.0.0/\n", "", "!"),
+        ("10.0.0.0/a\n", "", "!"),
+        ("10.0.0.0/08\n", "10.0.0.0/8", "10.0.0.0/8"),
+        ("10.0.0.0/0032\n", "", "10.0.0.0/32"),
+        ("10.0.0.0/+8\n", "", "!"),
+        ("10.0.0.0/ 8\n", "", "!"),
+        ("10.0.0.0 /8\n", "", "!"),
+        ("10.0.0.0/8/9\n", "", "!"),
+        ("10.0.0.0/4294967304\n", "", "!"),
+        (" 10.0.0.5\n", "", "!"),
+        ("\t10.0.0.5\n", "", "!"),
+        ("10.0.0.5 \n", "10.0.0.5/32", "!"),
+        ("10.0.0.5\t# c\n", "10.0.0.5/32", "!"),
+        ("10.0.0.0/8#c\n", "10.0.0.0/8", "!"),
+        ("10.0.0.5 c\n", "", "!"),
+        ("# c\n\n10.0.0.5\n", "10.0.0.5/32", "10.0.0.5/32"),
+        (" # c\n10.0.0.5\n", "10.0.0.5/32", "!"),
+        ("  \n10.0.0.5\n", "10.0.0.5/32", "!"),
+        ("\r\n10.0.0.5\n", "10.0.0.5/32", "!"),
+        ("10.0.0.5\r\n", "10.0.0.5/32", "!"),
+        ("# c\r\n10.0.0.5\n", "10.0.0.5/32", "10.0.0.5/32"),
+        ("10.0.0.5", "10.0.0.5/32", "!"),
+        ("10.0.0.55", "10.0.0.55/32", "10.0.0.5/32"),
+        ("10.0.0.0/24", "10.0.0.0/24", ""),
+        ("10.0.0.0/8", "10.0.0.0/8", "!"),
+        ("10.0.0.5\n# c", "10.0.0.5/32", "10.0.0.5/32"),
+        ("fd00::1\n", "", "fd00::1/128"),
+        ("fd00::/64\n", "", "fd00::/64"),
+        ("fd00::1/64\n", "", ""),
+        ("::/0\n", "", "::/0"),
+        ("fd00::/0\n", "", ""),
+        ("[fd00::1]\n", "", "!"),
+        ("FD00::1\n", "", "!"),
+        ("fd00::1/129\n", "", "!"),
+        ("fd00::1.2.3.4\n", "", "fd00::102:304/128"),
+        ("fd00::12", "", "fd00::1/128"),
+        ("::1/128", "", ""),
+        ("localhost\n", "", "!"),
+        ("abcd\n", "", "!"),
+        ("10\n", "", "0.0.0.10/32"),
+        ("10.1\n", "", "10.0.0.1/32"),
+        ("10.70000\n", "", "10.1.17.112/32"),
+        ("4294967296\n", "", "!"),
+        ("010.0.0.1\n", "8.0.0.1/32", "8.0.0.1/32"),
+        ("08.1.1.1\n", "", "!"),
+        ("10.0.0.256\n", "", "!"),
+        ("10.0.0.5.\n", "", "!"),
+        (":\n", "", "!"),
+        ("/24\n", "", "!"),
+        ("\u{feff}10.0.0.5\n", "", "!"),
+        ("10.0.0.5\0\n", "", "!"),
+        ("foo\n10.0.0.5\n", "10.0.0.5/32", "!"),
+        ("", "", ""),
+    ];
+
     #[test]
-    fn what_each_reader_honours() {
-        let text = "127.0.0.1/32\n0.0.0.0\n10.0.0.5/255.255.255.0\nfd00::/64\n  10.1.0.0/16 # c\n203.0.113.10/32\t# c\n203.0.113.11#x\n192.168.1.5/24\n# 1.2.3.4\n";
-        let list = AddressList::parse(text.as_bytes());
-        let shown = |dialect| list.honoured(dialect).iter().map(ToString::to_string).collect::<Vec<_>>();
+    fn honoured_is_what_the_daemons_honoured() {
+        for (text, v1, v2) in MEASURED {
+            let list = AddressList::parse(text.as_bytes());
+            assert_eq!(honoured(text, V1), *v1, "1.2 on {text:?}");
+            assert!(list.not_honoured(V1).iter().all(|one| !one.fatal), "1.2 starts with {text:?}");
+            let starts = list.not_honoured(V2).iter().all(|one| !one.fatal);
+            assert_eq!(starts, *v2 != "!", "2.0 on {text:?}: {:?}", list.not_honoured(V2));
+            assert_eq!(honoured(text, V2), v2.trim_matches('!'), "2.0 on {text:?}");
+        }
+    }
+
+    /// Line by line through the builder of 1.2-14+b1.
+    #[test]
+    fn the_builder_copies_what_it_copied() {
+        let copied = [
+            "10.0.0.5",
+            "10.0.0.5/24",
+            "10.0.0.0/08",
+            " 10.1.0.5",
+            "\t10.1.0.6",
+            "10.0.0.7 ",
+            "10.0.0.8\t# c",
+            "10.0.0.0/8#c",
+            "10.0.0.10\r",
+            "\r10.0.0.11",
+            "\x0b10.0.0.12",
+            "10.0.0.13\x0c",
+            "10.0.0.256",
+        ];
+        let dropped = [
+            "10.0.0.0/0032",
+            "10.0.0.0/",
+            "10.0.0.0/a",
+            "10.0.0.0/8/9",
+            "10.0.0.0 /8",
+            "10.0.0.9 c",
+            "10.0.0.14\u{85}",
+            "1000.0.0.1",
+            "10..0.1",
+            "10.0.0.1.",
+            "10.0.0.1.5",
+            "\u{feff}10.0.0.16",
+            "10.0.0.17\0",
+            "fd00::/64",
+            "abc 10.0.0.18",
+            "#10.0.0.19",
+            "10.0.0.0/100",
+            "10.0.0.20/1 2",
+            "",
+        ];
+        assert!(copied.iter().all(|line| is_copied(line.as_bytes())));
+        assert!(!dropped.iter().any(|line| is_copied(line.as_bytes())));
+    }
+
+    #[test]
+    fn the_rest_of_a_long_line_is_read_as_one() {
+        let long = |length: usize, text: &str| format!("#{}{text}\n", " ".repeat(length - 1));
+        assert_eq!(honoured(&long(1022, "10.0.0.6"), V2), "0.0.0.6/32");
+        assert_eq!(honoured(&long(1023, "10.0.0.6"), V2), "10.0.0.6/32");
+        assert!(AddressList::parse(long(1024, "10.0.0.6").as_bytes()).not_honoured(V2)[0].fatal);
+        assert_eq!(honoured(&long(1022, ""), V2), "");
+        assert!(AddressList::parse(long(1023, "").as_bytes()).not_honoured(V2).is_empty());
+    }
+
+    #[test]
+    fn every_line_without_its_effect_is_named_with_a_remedy() {
+        let text =
+            "# c\n10.0.0.5/255.255.255.0\nfd00::/64\n  10.1.0.0/16 # c\n10.0.0.5/24\n[FD00::1]\n \nhost\n010.0.0.1\n";
+        let of = |dialect| {
+            let lost = AddressList::parse(text.as_bytes()).not_honoured(dialect);
+            lost.into_iter().map(|one| format!("{} {}: {}", one.line, one.why, one.remedy)).collect::<Vec<_>>()
+        };
+        let octal = "it is read as 8.0.0.1: a number that begins with 0 is octal, and a missing one is filled in: write the network with its prefix length, without zeros in front";
+        let anything = "write an address, or a network such as 192.168.1.0/24; for a remark begin the line with #";
         assert_eq!(
-            shown(Dialect::V1),
-            ["127.0.0.1/32", "0.0.0.0/32", "203.0.113.10/32", "203.0.113.11/32", "192.168.1.0/24"]
+            of(V1),
+            [
+                "2 it is neither an IPv4 address nor such a network with a prefix length, and is left out: write 10.0.0.0/24 alone on its line".to_owned(),
+                "3 portsentry 1.2 knows no IPv6 and does not see its packets: remove the line, or begin it with #".to_owned(),
+                "4 portsentry 1.2 passes over an address with a blank before it: write 10.1.0.0/16 alone on its line".to_owned(),
+                "6 portsentry 1.2 knows no IPv6 and does not see its packets: remove the line, or begin it with #".to_owned(),
+                format!("8 it is neither an IPv4 address nor such a network with a prefix length, and is left out: {anything}"),
+                format!("9 {octal}"),
+            ]
         );
-        assert!(shown(Dialect::V2).contains(&"fd00::/64".to_owned()));
-        let lost: Vec<_> = list.not_honoured(Dialect::V1).into_iter().map(|one| (one.line, one.remedy)).collect();
-        assert_eq!(lost[0], (3, "write 10.0.0.0/24".to_owned()));
-        assert_eq!(lost.iter().map(|one| one.0).collect::<Vec<_>>(), [3, 4, 5]);
+        let refused = "and portsentry 2.0 does not start with it";
+        assert_eq!(
+            of(V2),
+            [
+                format!("2 what stands behind its / is no number of bits, {refused}: write 10.0.0.0/24 alone on its line"),
+                format!("4 it has a blank in it, or a comment behind the address, {refused}: write 10.1.0.0/16 alone on its line"),
+                "5 it has bits behind its prefix, with which portsentry 2.0 matches nobody: write 10.0.0.0/24 alone on its line".to_owned(),
+                format!("6 it is neither an address nor a network, {refused}: write fd00::1/128 alone on its line"),
+                format!("7 it has a blank in it, or a comment behind the address, {refused}: empty the line, or begin it with #"),
+                format!("8 it is neither an address nor a network, {refused}: {anything}"),
+                format!("9 {octal}"),
+            ]
+        );
+    }
+
+    fn lan(text: &str) -> Vec<(IpNet, String)> {
+        vec![(text.parse().unwrap(), "LAN".to_owned())]
     }
 
     #[test]
     fn our_entries_are_put_in_once_updated_and_taken_out_again() {
         let original = b"127.0.0.1/32\n0.0.0.0";
-        let lan = |text: &str| vec![(text.parse().unwrap(), "LAN".to_owned())];
         let mut list = AddressList::parse(original);
         list.set_marked(&lan("192.168.1.0/24")).unwrap();
         let first = list.to_bytes();
@@ -177,9 +560,49 @@ mod tests {
     }
 
     #[test]
-    fn a_comment_cannot_smuggle_in_an_address() {
+    fn our_entries_are_honoured_by_both() {
         let mut list = AddressList::parse(b"");
-        assert!(list.set_marked(&[("10.0.0.0/8".parse().unwrap(), "x\n0.0.0.0/1".to_owned())]).is_err());
+        list.set_marked(&lan("192.168.1.5/24")).unwrap();
+        for dialect in [V1, V2] {
+            assert_eq!(list.honoured(dialect), [lan("192.168.1.0/24")[0].0]);
+            assert!(list.not_honoured(dialect).is_empty());
+        }
+    }
+
+    #[test]
+    fn an_entry_that_would_be_read_as_another_is_refused() {
+        let mut list = AddressList::parse(b"");
+        for (network, about) in [("10.0.0.0/8", "x\n0.0.0.0/1"), ("0.0.0.0/0", ""), ("10.0.0.0/8", &"x".repeat(1100))] {
+            assert!(list.set_marked(&[(network.parse().unwrap(), about.to_owned())]).is_err());
+            assert_eq!(list.to_bytes(), b"");
+        }
+    }
+
+    fn list_like() -> impl Strategy<Value = Vec<u8>> {
+        const PIECES: &[&[u8]] = &[
+            b"10.0.0.0",
+            b"/24",
+            b"/",
+            b"8",
+            b"0",
+            b".",
+            b":",
+            b"fd00::",
+            b"\n",
+            b"\n",
+            b"\r\n",
+            b" ",
+            b"\t",
+            b"#",
+            b"255",
+            b"\xff",
+            b"\0",
+        ];
+        let piece = prop_oneof![
+            8 => proptest::sample::select(PIECES).prop_map(<[u8]>::to_vec),
+            1 => Just(vec![b' '; 511]),
+        ];
+        proptest::collection::vec(piece, 0..20).prop_map(|pieces| pieces.concat())
     }
 
     proptest! {
@@ -187,8 +610,19 @@ mod tests {
         fn any_bytes_print_as_they_were(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
             let list = AddressList::parse(&bytes);
             prop_assert_eq!(list.to_bytes(), bytes);
-            list.honoured(Dialect::V1);
-            list.not_honoured(Dialect::V2);
+            list.honoured(V1);
+            list.not_honoured(V2);
+        }
+
+        #[test]
+        fn ours_come_and_go_without_a_trace(bytes in list_like()) {
+            let mut list = AddressList::parse(&bytes);
+            list.honoured(V1);
+            list.honoured(V2);
+            list.set_marked(&lan("10.9.0.0/16")).unwrap();
+            prop_assert!(list.honoured(V1).contains(&lan("10.9.0.0/16")[0].0));
+            list.set_marked(&[]).unwrap();
+            prop_assert_eq!(list.to_bytes(), bytes);
         }
     }
 }
