@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 
-use crate::host::{Candidate, Facts, Host, ServiceManager, Simulation};
+use crate::host::{Candidate, Facts, Host, ServiceManager, Simulation, no_such_package};
 use crate::plan::{Change, PackageChange, Step};
-use crate::settings::{Engine, Response, Settings};
+use crate::settings::{Response, Settings};
 
 use super::response::CHAOS_PACKAGE;
 use super::{Context, sections};
@@ -171,12 +171,5 @@ fn unknown(context: &Context, name: &str, step: &mut Step) -> Result<()> {
         }));
         return Ok(());
     }
-    if name == "portsentry" && context.settings.engine.value != Engine::Embedded {
-        bail!(
-            "apt has no package portsentry, though its lists are there.\n\
-             If this Debian should have it, run apt-get update and try again; if not, --engine package cannot serve this host. \
-             An engine that needs no package (--engine embedded) is not part of this version yet"
-        );
-    }
-    bail!("apt has no package {name}; run apt-get update and try again")
+    Err(no_such_package(name))
 }

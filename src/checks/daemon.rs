@@ -1,5 +1,6 @@
 //! The daemon: its process, alive, staying alive, and able to do what it says.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use anyhow::Result;
@@ -33,6 +34,7 @@ pub fn checks(context: &Context) -> Result<Vec<Check>> {
     if let Some(process) = processes.first() {
         checks.push(able(process));
     }
+    checks.extend(blind_to_ipv6(context, generation));
     Ok(checks)
 }
 
@@ -134,6 +136,19 @@ fn shown(processes: &[Process]) -> String {
         _ => format!("process {}", process.pid),
     };
     processes.iter().map(one).collect::<Vec<_>>().join(", ")
+}
+
+/// 1.2 sees no IPv6 at all (trap 29): told where the host has it, for nothing here can change it.
+fn blind_to_ipv6(context: &Context, generation: Generation) -> Option<Check> {
+    let reachable =
+        |address: &IpAddr| matches!(address, IpAddr::V6(v6) if !v6.is_loopback() && !v6.is_unicast_link_local());
+    let has_ipv6 = context.facts.network.addresses.iter().any(|one| reachable(&one.address));
+    (has_ipv6 && !generation.sees_ipv6()).then(|| {
+        Check::skip(
+            "sees-ipv6",
+            "scans over IPv6: portsentry 1.2 does not see them at all; portsentry 2.0 (Debian 14) does",
+        )
+    })
 }
 
 /// Without NET_RAW it is deaf, without NET_ADMIN its blocks fail, and it says neither (traps 19, 26).

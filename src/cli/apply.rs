@@ -29,7 +29,10 @@ pub fn run(common: &Common, options: &ApplyOptions, may_end: &AtomicBool) -> Res
     let described = describe(&session.host, &session.settings, &session.facts)?;
     let runs = Runs::read(&session.host)?;
     if described.plan.is_empty() {
-        return nothing_to_do(common, &session, &described, &runs);
+        // A run that was killed between its last change and its last word is ended here; that is a write.
+        let unfinished = runs.last_in_force().is_some_and(|run| run.state() == RunState::Unfinished);
+        let _lock = unfinished.then(|| lock(&session.host)).transpose()?;
+        return nothing_to_do(common, &session, &described, &Runs::read(&session.host)?);
     }
     if common.format == Format::Text && !common.quiet {
         let mut page = Page::new();
@@ -43,16 +46,27 @@ pub fn run(common: &Common, options: &ApplyOptions, may_end: &AtomicBool) -> Res
         print(page.text());
     }
     consent(common, options, &session)?;
-    let _lock = Lock::take(&session.host, "apply", LOCK_LIMIT, |holder| {
-        eprintln!("waiting for {holder} to finish with this host")
-    })?;
+    let _lock = lock(&session.host)?;
     may_end.store(false, Ordering::Relaxed);
     let stop = Arc::new(AtomicBool::new(false));
     for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
         signal_hook::flag::register(signal, Arc::clone(&stop)).context("cannot watch for Ctrl-C")?;
     }
-    let done = carry_out(common, &session, &described, &stop)?;
+    // Whoever held the lock may have changed the host since it was looked at.
+    let facts = Facts::read(&session.host)?;
+    let now = describe(&session.host, &session.settings, &facts)?;
+    if now.plan.is_empty() {
+        return nothing_to_do(common, &session, &now, &Runs::read(&session.host)?);
+    }
+    if now.plan.files() != described.plan.files() || now.plan.units() != described.plan.units() {
+        bail!("this host was changed while apply was waiting; nothing was changed by this one, run it again");
+    }
+    let done = carry_out(common, &session, &now, &stop)?;
     report(common, &session, &described, done)
+}
+
+fn lock(host: &Host) -> Result<Lock> {
+    Lock::take(host, "apply", LOCK_LIMIT, |holder| eprintln!("waiting for {holder} to finish with this host"))
 }
 
 /// Second time, nothing: no write, no restart, no question.
@@ -60,9 +74,8 @@ fn nothing_to_do(common: &Common, session: &Session, described: &Described, runs
     let mut last = runs.last_in_force().cloned();
     if last.as_ref().is_some_and(|run| run.state() == RunState::Unfinished) {
         // Everything was done, and then the run was killed before it could say so.
-        let _lock = Lock::take(&session.host, "apply", LOCK_LIMIT, |_| {})?;
         let stop = AtomicBool::new(false);
-        let run = Runs::read(&session.host)?.next(&session.host);
+        let run = runs.next(&session.host);
         execute(&session.host, &run, &stop, &mut |_| {})?.finish()?;
         last = Some(run);
     }
@@ -118,12 +131,7 @@ struct Done {
 
 fn carry_out(common: &Common, session: &Session, shown: &Described, stop: &AtomicBool) -> Result<Done> {
     let host = &session.host;
-    // Whoever held the lock may have changed the host since it was looked at.
-    let facts = Facts::read(host)?;
-    let described = describe(host, &session.settings, &facts)?;
-    if described.plan.files() != shown.plan.files() || described.plan.units() != shown.plan.units() {
-        bail!("this host was changed while apply was waiting; nothing was changed by this one, run it again");
-    }
+    let described = shown;
     let run = Runs::read(host)?.next(host);
     let mut applied = AppliedReport { run: Some(run.number), ..AppliedReport::default() };
     let mut progress = Progress::new(common.quiet || common.format == Format::Json);
@@ -138,7 +146,7 @@ fn carry_out(common: &Common, session: &Session, shown: &Described, stop: &Atomi
         applied.installed = execution.packages(change)?;
     }
     // The packages brought files, units and processes: look again, and do what is left to do.
-    let facts = if packages.is_empty() { facts } else { Facts::read(host)? };
+    let facts = if packages.is_empty() { shown.context.facts.clone() } else { Facts::read(host)? };
     let settings = settings(host, &facts, &session.flags, false)?;
     let described = describe(host, &settings, &facts)?;
     if !packages.is_empty() {
@@ -147,7 +155,10 @@ fn carry_out(common: &Common, session: &Session, shown: &Described, stop: &Atomi
     write_and_restart(&mut execution, &described, &facts, &mut applied)?;
     execution.finish()?;
     drop(described);
-    Ok(Done { facts: Facts::read(host)?, settings, applied })
+    // Looked at afresh: what was confirmed just now stands in policy.toml by now.
+    let facts = Facts::read(host)?;
+    let settings = self::settings(host, &facts, &session.flags, false)?;
+    Ok(Done { facts, settings, applied })
 }
 
 fn write_and_restart(

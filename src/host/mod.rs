@@ -26,7 +26,7 @@ pub use files::{FileState, Link, sibling_for_writing};
 pub use firewall::{Backend, Firewall, RuleList, program as iptables};
 pub use lock::Lock;
 pub use network::{Network, SourcedAddress};
-pub use packages::{Candidate, Installed, Packages, Simulation};
+pub use packages::{Candidate, Installed, Packages, Simulation, no_such_package};
 pub use processes::Process;
 pub use ssh_client::ssh_client;
 pub use units::{ServiceManager, UnitState, Units};

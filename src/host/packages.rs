@@ -106,6 +106,17 @@ pub struct Candidate {
     pub architecture: String,
 }
 
+/// What to tell a person whose apt has no such package, though its lists are there.
+pub fn no_such_package(name: &str) -> anyhow::Error {
+    let engine = if name == "portsentry" {
+        ".\nIf this Debian should have it, look at /etc/apt/sources.list and try again; if not, --engine package cannot serve \
+         this host. An engine that needs no package (--engine embedded) is not part of this version yet"
+    } else {
+        "; look at /etc/apt/sources.list and try again"
+    };
+    anyhow::anyhow!("apt has no package {name}{engine}")
+}
+
 /// What apt says that an installation would do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Simulation {

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, Result};
 
-use crate::host::{Facts, Host, Packages, RuleList};
+use crate::host::{Facts, Host, Packages, RuleList, Simulation, no_such_package};
 
 use super::change::{FileChange, FileKind, PackageChange, Plan, ProgramChange, UnitAction, UnitChange};
 use super::journal::{Journal, Kept, Record};
@@ -112,6 +112,9 @@ impl Execution<'_> {
         }
         if change.update_first {
             self.long("fetching the package lists (apt-get update)", Host::update_package_lists)?;
+            if let Simulation::Unknown(name) = self.host.simulate_install(&change.install)? {
+                return Err(no_such_package(&name));
+            }
         }
         if let Some(answers) = &change.preseed {
             self.host.preseed(answers)?;

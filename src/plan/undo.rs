@@ -349,6 +349,12 @@ impl<'a> Undo<'a> {
             if purge && self.packages.iter().any(|known| known == package) {
                 continue;
             }
+            // An upgrade may have taken the unit away or masked it since; then there is nothing to put back.
+            let manager = self.host.service_manager();
+            let state = self.host.units(&manager, &[unit.as_str()]).ok().and_then(|mut units| units.remove(unit));
+            if state.is_some_and(|state| matches!(state.load.as_str(), "masked" | "not-found")) {
+                continue;
+            }
             let done = if *active {
                 tell(Event::Begun(format!("restarting {name}")));
                 let done = self.host.restart(unit);

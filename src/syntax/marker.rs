@@ -19,6 +19,11 @@ pub(super) fn body(lines: &[Line]) -> Vec<&Line> {
     blocks(lines).into_iter().flat_map(|block| &lines[block.start + 1..block.end - 1]).collect()
 }
 
+/// Where the first block stands.
+pub(super) fn start(lines: &[Line]) -> Option<usize> {
+    blocks(lines).first().map(|block| block.start)
+}
+
 /// Puts one block with `body` where the first one stands, or at `place` if there is none; further blocks go. An
 /// empty `body` takes every block out.
 pub(super) fn replace(lines: &mut Vec<Line>, body: &[Vec<u8>], place: impl FnOnce(&[Line]) -> usize) {
