@@ -26,6 +26,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::{IpNet, Ipv4Net};
 
+use super::c_text::{self, leading_number};
 use super::lines::{Line, join, shown, split, trim};
 use super::{Dialect, ValueError, marker};
 
@@ -221,10 +222,10 @@ fn read_v1(piece: &[u8]) -> Reading {
         };
     }
     let (address, rest) = piece.split_at(digits);
-    let Some(address) = c_address(address, 4) else {
+    let Some(address) = c_text::address(address, 4) else {
         return Reading::nothing("it is no IPv4 address", piece, false);
     };
-    let prefix = rest.strip_prefix(b"/").map_or(32, |rest| number(rest).unwrap_or(0));
+    let prefix = rest.strip_prefix(b"/").map_or(32, |rest| leading_number(rest).unwrap_or(0));
     if prefix > 32 {
         return Reading::nothing("its prefix length is more than 32; a warning at each packet says so", piece, false);
     }
@@ -256,7 +257,7 @@ fn read_v2(piece: &[u8]) -> Reading {
     };
     let written = std::str::from_utf8(address).unwrap_or_default();
     let v6 = written.parse::<Ipv6Addr>().ok().map(IpAddr::V6);
-    let Some(address) = v6.or_else(|| c_address(address, 1).map(IpAddr::V4)) else {
+    let Some(address) = v6.or_else(|| c_text::address(address, 1).map(IpAddr::V4)) else {
         return refused("it is neither an address nor a network");
     };
     let longest = if address.is_ipv4() { 32 } else { 128 };
@@ -265,7 +266,7 @@ fn read_v2(piece: &[u8]) -> Reading {
         Some(text) if text.is_empty() || !text.iter().all(u8::is_ascii_digit) => {
             return refused("what stands behind its / is no number of bits");
         }
-        Some(text) => match number(text) {
+        Some(text) => match leading_number(text) {
             Some(prefix) if prefix <= longest => prefix,
             _ => return refused("its prefix length is too long"),
         },
@@ -313,32 +314,6 @@ fn content(text: &[u8]) -> &[u8] {
     let before = text.split(|&b| b == b'#').next().unwrap_or_default();
     let end = before.len() - before.iter().rev().take_while(|b| b.is_ascii_whitespace()).count();
     trim(&before[..end])
-}
-
-/// As many digits as there are, as a number.
-fn number(text: &[u8]) -> Option<u32> {
-    let digits = text.iter().take_while(|b| b.is_ascii_digit()).count();
-    std::str::from_utf8(&text[..digits]).ok()?.parse().ok()
-}
-
-/// An IPv4 address as C's inet_aton(3) reads it: up to four numbers, the last one filling what is left; a leading 0
-/// makes a number octal.
-fn c_address(text: &[u8], least: usize) -> Option<Ipv4Addr> {
-    let parts: Vec<u64> = text
-        .split(|&b| b == b'.')
-        .map(|part| {
-            let part = std::str::from_utf8(part).ok()?;
-            let radix = if part.len() > 1 && part.starts_with('0') { 8 } else { 10 };
-            (!part.starts_with('+')).then(|| u64::from_str_radix(part, radix).ok())?
-        })
-        .collect::<Option<_>>()?;
-    let (last, bytes) = parts.split_last()?;
-    if parts.len() < least || parts.len() > 4 || bytes.iter().any(|&part| part > 255) {
-        return None;
-    }
-    let left = 8 * (4 - bytes.len());
-    let high = bytes.iter().fold(0u64, |sum, part| sum << 8 | part) << left;
-    (*last < 1 << left).then(|| u32::try_from(high | last).ok().map(Ipv4Addr::from))?
 }
 
 /// What to write instead of `text`, as far as it can be told what was meant.

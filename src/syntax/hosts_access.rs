@@ -38,6 +38,8 @@ impl MarkedEntry {
         let (address, bits) = (self.network.addr(), self.network.prefix_len());
         let client = match (address, bits == self.network.max_prefix_len()) {
             (IpAddr::V4(address), true) => address.to_string(),
+            // 0.0.0.0/0 matches nobody.
+            (IpAddr::V4(_), false) if bits == 0 => "0.0.0.0/0.0.0.0".to_owned(),
             (IpAddr::V4(address), false) => format!("{address}/{bits}"),
             (IpAddr::V6(address), true) => format!("[{address}]"),
             (IpAddr::V6(address), false) => format!("[{address}]/{bits}"),
@@ -46,7 +48,7 @@ impl MarkedEntry {
     }
 
     fn parse(text: &str) -> Option<MarkedEntry> {
-        let plain = text.strip_prefix("ALL:")?.trim().replace(['[', ']'], "");
+        let plain = text.strip_prefix("ALL:")?.trim().replace(['[', ']'], "").replace("/0.0.0.0", "/0");
         let network = plain.parse::<IpAddr>().map(IpNet::from).or_else(|_| plain.parse()).ok()?;
         Some(MarkedEntry::all(network))
     }

@@ -6,6 +6,7 @@
 use std::fmt;
 
 pub mod address_list;
+mod c_text;
 pub mod hosts_access;
 pub mod ini;
 mod lines;

@@ -1,7 +1,8 @@
 //! The question "is this address let in?", answered as libwrap answers it for a client whose name nobody knows.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv6Addr};
 
+use super::super::c_text;
 use super::HostsAccess;
 use super::options::{Decision, decide};
 use super::rules::{End, Logical, list_matches, split_at, split_host};
@@ -130,31 +131,33 @@ fn could_be_a_name(pattern: &str) -> bool {
 }
 
 /// `net/mask` and `net/prefix`: the address is masked, an IPv4 net is not, so that host bits match nobody (trap 2).
+/// An IPv4 net with prefix length 0 or mask 255.255.255.255 matches nobody either.
 fn masked(net: &str, mask: &str, address: &str) -> bool {
+    let bits = c_text::integer(mask);
     match address.parse() {
         Ok(IpAddr::V4(address)) => {
-            let Some(net) = dotted(net) else { return false };
-            let mask = match dotted(mask) {
-                Some(mask) => mask,
-                None => match mask.parse::<u32>() {
-                    Ok(bits @ 1..=32) => u32::MAX << (32 - bits),
-                    _ => return false,
-                },
+            let mask = match (dotted(mask), bits) {
+                (Some(mask), _) => mask,
+                (None, 1..=32) => u32::MAX << (32 - bits),
+                _ => return false,
             };
-            u32::from(address) & mask == net
+            dotted(net).is_some_and(|net| u32::from(address) & mask == net)
         }
         Ok(IpAddr::V6(address)) => {
-            let Some(net) = bracketed(net) else { return false };
-            let Ok(bits @ 0..=128) = mask.parse::<u32>() else { return false };
-            let mask = u128::MAX.checked_shl(128 - bits).unwrap_or(0);
-            u128::from(address) & mask == u128::from(net) & mask
+            let mask = match bits {
+                0 => 0,
+                1..=128 => u128::MAX << (128 - bits),
+                _ => return false,
+            };
+            bracketed(net).is_some_and(|net| u128::from(address) & mask == u128::from(net) & mask)
         }
         Err(_) => false,
     }
 }
 
+/// An address of four parts; all ones is the value by which C reports an error.
 fn dotted(text: &str) -> Option<u32> {
-    text.parse::<Ipv4Addr>().ok().map(u32::from)
+    c_text::address(text.as_bytes(), 4).map(u32::from).filter(|&address| address != u32::MAX)
 }
 
 fn bracketed(text: &str) -> Option<Ipv6Addr> {
@@ -163,10 +166,10 @@ fn bracketed(text: &str) -> Option<Ipv6Addr> {
 
 /// `*` and `?`, a domain (`.example`), an address's beginning (`10.1.`), or the text itself.
 fn string_matches(pattern: &str, text: &str) -> bool {
+    let (pattern, text) = (pattern.to_ascii_lowercase(), text.to_ascii_lowercase());
     if pattern.contains(['*', '?']) {
         return wildcard(pattern.as_bytes(), text.as_bytes());
     }
-    let (pattern, text) = (pattern.to_ascii_lowercase(), text.to_ascii_lowercase());
     if pattern.starts_with('.') {
         return text.ends_with(&pattern);
     }
