@@ -1,0 +1,252 @@
+//! What can be typed, and what comes of it: exit statuses, colour, quiet, refusals with the place and the remedy.
+
+mod fixture;
+
+use std::io::{Read, Write};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use fixture::{ALL, BUILT, Fixture, Output, run, same};
+
+fn program(words: &[&str]) -> Output {
+    run(BUILT.as_ref(), words, &[])
+}
+
+/// The subcommands that the help lists, and the one that it hides.
+fn subcommands() -> Vec<String> {
+    let help = program(&["--help"]).exits(0).stdout;
+    let list = help.split("Commands:\n").nth(1).and_then(|rest| rest.split("\n\n").next()).expect("a list of commands");
+    let mut names: Vec<String> = list
+        .lines()
+        .filter_map(|line| line.strip_prefix("  ").filter(|rest| !rest.starts_with(' ')))
+        .filter_map(|line| line.split_whitespace().next())
+        .filter(|name| *name != "help")
+        .map(str::to_owned)
+        .collect();
+    assert!(names.len() >= 6, "{help}");
+    names.push("man".to_owned());
+    names
+}
+
+#[test]
+fn a_mistyped_command_line_exits_64_whatever_the_subcommand() {
+    for name in subcommands() {
+        program(&[&name, "--nonsense"]).exits(64).says("--nonsense");
+        program(&[&name, "--format", "yaml"]).exits(64).says("yaml");
+        program(&[&name, "one", "two", "three"]).exits(64);
+    }
+    program(&[]).exits(64).says("Usage:");
+    program(&["aply"]).exits(64).says("apply");
+    program(&["undo", "last"]).exits(64).says("last");
+    program(&["man"]).exits(64);
+    program(&["diff", "--response", "maybe"]).exits(64).says("possible values");
+    program(&["diff", "-q", "-v"]).exits(64);
+    program(&["diff", "--root"]).exits(64);
+}
+
+#[test]
+fn help_and_version_are_no_error_and_go_to_stdout() {
+    for words in [&["--help"][..], &["-h"], &["help"], &["--version"], &["-V"]] {
+        let output = program(words).exits(0);
+        assert!(!output.stdout.is_empty() && output.stderr.is_empty(), "{output}");
+    }
+    for name in subcommands() {
+        program(&[&name, "--help"]).exits(0).says("Usage:");
+        program(&["help", &name]).exits(0).says("Usage:");
+    }
+    let version = program(&["--version"]).stdout;
+    assert_eq!(version, format!("harden-portsentry {}\n", env!("CARGO_PKG_VERSION")));
+}
+
+#[test]
+fn colour_is_for_terminals_unless_it_is_asked_for() {
+    let fixture = Fixture::debian(12);
+    let coloured = |output: Output| output.stdout.contains('\u{1b}');
+    assert!(!coloured(fixture.run(&["diff"])), "into a pipe");
+    assert!(coloured(fixture.run(&["diff", "--color", "always"])));
+    assert!(coloured(fixture.run_with(&["diff", "--color", "always"], &[("NO_COLOR", "1")])), "the flag wins");
+    assert!(!coloured(fixture.run(&["diff", "--color", "never"])));
+    assert!(!fixture.run(&["diff", "--format", "json", "--color", "always"]).stdout.contains('\u{1b}'));
+
+    let plain = on_a_terminal(&fixture, "diff", &[("NO_COLOR", "1")]);
+    assert!(!plain.contains("\u{1b}["), "{plain:?}");
+    let coloured = on_a_terminal(&fixture, "diff", &[]);
+    assert!(coloured.contains("\u{1b}["), "{coloured:?}");
+    assert!(!on_a_terminal(&fixture, "diff --color never", &[]).contains("\u{1b}["));
+}
+
+/// What a person sees who runs it on a terminal of its own.
+fn on_a_terminal(fixture: &Fixture, words: &str, environment: &[(&str, &str)]) -> String {
+    let (text, _) = Terminal::start(fixture, words, environment).end();
+    text
+}
+
+/// The program on a terminal that script(1) makes, with somebody typing at it.
+struct Terminal {
+    script: std::process::Child,
+    seen: std::sync::mpsc::Receiver<Vec<u8>>,
+    text: Vec<u8>,
+}
+
+impl Terminal {
+    fn start(fixture: &Fixture, words: &str, environment: &[(&str, &str)]) -> Terminal {
+        let command = format!(
+            "{} {words} --root {}",
+            fixture.path("usr/local/sbin/harden-portsentry").display(),
+            fixture.root().display()
+        );
+        let mut script = Command::new("script")
+            .args(["-qefc", &command, "/dev/null"])
+            .env_clear()
+            .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
+            .env("TERM", "xterm")
+            .env("SHELL", "/bin/sh")
+            .envs(environment.iter().copied())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("script is installed: bsdutils is essential on Debian");
+        let mut stdout = script.stdout.take().expect("a pipe");
+        let (sender, seen) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            let mut buffer = [0; 4096];
+            while let Ok(length @ 1..) = stdout.read(&mut buffer) {
+                if sender.send(buffer[..length].to_vec()).is_err() {
+                    break;
+                }
+            }
+        });
+        Terminal { script, seen, text: Vec::new() }
+    }
+
+    /// Waits until it shows `text`, then types `keys`.
+    fn type_after(&mut self, text: &str, keys: &str) {
+        let limit = Instant::now() + Duration::from_secs(60);
+        while !String::from_utf8_lossy(&self.text).contains(text) {
+            match self.seen.recv_timeout(limit.saturating_duration_since(Instant::now())) {
+                Ok(bytes) => self.text.extend(bytes),
+                Err(why) => panic!("waited for {text:?}, {why}: {}", String::from_utf8_lossy(&self.text)),
+            }
+        }
+        let stdin = self.script.stdin.as_mut().expect("a pipe");
+        stdin.write_all(keys.as_bytes()).and_then(|()| stdin.flush()).expect("it is there");
+    }
+
+    /// All that it showed, and its exit status.
+    fn end(mut self) -> (String, i32) {
+        while let Ok(bytes) = self.seen.recv_timeout(Duration::from_secs(60)) {
+            self.text.extend(bytes);
+        }
+        let status = self.script.wait().expect("it ends").code().unwrap_or(-1);
+        (String::from_utf8_lossy(&self.text).into_owned(), status)
+    }
+}
+
+#[test]
+fn no_and_a_ctrl_c_at_the_question_change_nothing() {
+    let fixture = Fixture::debian(12);
+    let before = fixture.stamps();
+    for (keys, wanted) in [("n", 1), ("\r", 1), ("\u{3}", 130)] {
+        let mut terminal = Terminal::start(&fixture, "apply", &[]);
+        terminal.type_after("[y/N]", keys);
+        let (text, status) = terminal.end();
+        assert_eq!(status, wanted, "after {keys:?}: {text}");
+        assert!(wanted == 130 || text.contains("nothing was changed"), "after {keys:?}: {text}");
+    }
+    same(&before, &fixture.stamps(), "nothing is written (left: before)");
+}
+
+#[test]
+fn yes_at_the_question_applies() {
+    let fixture = Fixture::debian(12);
+    let mut terminal = Terminal::start(&fixture, "apply", &[]);
+    terminal.type_after("[y/N]", "y");
+    let (text, status) = terminal.end();
+    assert!(matches!(status, 0 | 3), "{text}");
+    fixture.run(&["diff"]).exits(0);
+}
+
+#[test]
+fn quiet_says_only_what_is_wrong() {
+    for debian in ALL {
+        let fixture = Fixture::debian(debian);
+        let diff = fixture.run(&["diff", "-q"]).exits(2);
+        assert!(diff.stdout.is_empty() && diff.stderr.is_empty(), "{diff}");
+        fixture.apply();
+        let again = fixture.run(&["apply", "--yes", "-q"]).exits(0);
+        assert!(again.stdout.is_empty() && again.stderr.is_empty(), "{again}");
+        let verify = fixture.run(&["verify", "--quiet"]);
+        assert!(!verify.stdout.lines().any(|line| line.starts_with("  ok")), "{verify}");
+        fixture.write("/root/config.env", "export LAN_IF=\"enp0s8\"\n");
+        fixture.run(&["verify", "-q"]).exits(1).says("LAN_IP");
+    }
+}
+
+#[test]
+fn apply_without_a_terminal_and_without_yes_refuses() {
+    let fixture = Fixture::debian(12);
+    let before = fixture.stamps();
+    fixture.run(&["apply"]).exits(1).says("--yes").says("Nothing was changed");
+    fixture.run(&["apply", "--format", "json"]).exits(1).says("--yes");
+    same(&before, &fixture.stamps(), "nothing is written (left: before)");
+    fixture.apply();
+    let applied = fixture.stamps();
+    fixture.run(&["undo"]).exits(1).says("--yes").says("Nothing was changed");
+    same(&applied, &fixture.stamps(), "nothing is written (left: before)");
+}
+
+#[test]
+fn diff_is_diff_dry_run_and_writes_nothing() {
+    for debian in ALL {
+        let fixture = Fixture::debian(debian);
+        let before = fixture.stamps();
+        let diff = fixture.run(&["diff"]).exits(2);
+        assert_eq!(fixture.run(&["diff", "--dry-run"]).exits(2).stdout, diff.stdout);
+        assert!(diff.stderr.is_empty(), "{diff}");
+        fixture.run(&["verify"]).exits(2);
+        fixture.run(&["runs"]).exits(0).says("No apply");
+        fixture.run(&["undo", "--yes"]).exits(1).says("nothing to undo");
+        same(&before, &fixture.stamps(), "nothing is written (left: before)");
+    }
+}
+
+#[test]
+fn a_chaos_that_cannot_work_is_refused_with_the_way_to_it() {
+    let fixture = Fixture::debian(12);
+    let extension =
+        "\nPackage: xtables-addons-common\nStatus: install ok installed\nArchitecture: amd64\nVersion: 3.23-1\n";
+    fixture.append("/var/lib/dpkg/status", extension);
+    let before = fixture.stamps();
+    fixture.run(&["apply", "--yes", "--response", "chaos"]).exits(1).says("--install-chaos");
+    same(&before, &fixture.stamps(), "nothing is written (left: before)");
+}
+
+#[test]
+fn what_is_no_debian_or_a_portsentry_that_nobody_knows_is_refused() {
+    let fixture = Fixture::debian(12);
+    let status = fixture.text("/var/lib/dpkg/status");
+    fixture.write("/var/lib/dpkg/status", status.replace("1.2-14+b1", "3.1-1"));
+    fixture.refuses(&["portsentry 3.1-1 is newer"]);
+    fixture.write("/var/lib/dpkg/status", status);
+    fixture.write("/etc/os-release", "ID=fedora\nPRETTY_NAME=\"Fedora Linux 44\"\n");
+    fixture.refuses(&["Fedora Linux 44", "Debian"]);
+    std::fs::remove_file(fixture.path("/etc/os-release")).unwrap();
+    fixture.refuses(&["os-release"]);
+    program(&["diff", "--root", "/nonexistent"]).exits(1).says("/nonexistent");
+}
+
+#[test]
+fn a_reader_that_goes_away_is_no_crash() {
+    let fixture = Fixture::debian(12);
+    let mut child = Command::new(BUILT)
+        .args(["diff", "--root"])
+        .arg(fixture.root())
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(2), "{}", String::from_utf8_lossy(&output.stderr));
+}
