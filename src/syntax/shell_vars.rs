@@ -8,7 +8,9 @@
 //! given one assignment at a time, only what the scanner has judged, with `$X` already resolved (dotenvy would take
 //! the process environment before the file's own line), and the two have to agree.
 
+mod arithmetic;
 mod reading;
+mod redirections;
 mod script;
 mod words;
 

@@ -2,7 +2,8 @@
 //! set a variable. Nothing is run or expanded. The grammar is POSIX's (XCU chapter 2); what only bash knows, what is
 //! out of place, and what is left open at the end makes a unit broken.
 
-use super::words::{DEEPEST, Part, Quote, Reader, Word, is_name};
+use super::redirections::HereDocument;
+use super::words::{DEEPEST, Reader, Word, is_name};
 
 /// From the first word after a finished command to the newline that ends this one: one line as a rule, more with an
 /// open quote, a compound command, a trailing `&&` or a here-document.
@@ -85,7 +86,7 @@ enum Open {
 
 /// What stands before the place that is being read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
+pub(super) enum State {
     /// Nothing, or a finished command.
     Empty,
     /// What demands a command: `then`, `&&`, `(` and their like.
@@ -109,22 +110,16 @@ impl State {
     }
 
     /// Whether the next word is a command's first, and so may be a reserved one.
-    fn takes_reserved(self) -> bool {
+    pub(super) fn takes_reserved(self) -> bool {
         self == State::Empty || self.demands()
     }
 }
 
-struct HereDocument {
-    delimiter: Vec<u8>,
-    tabs_stripped: bool,
-    expanded: bool,
-}
-
-struct Commands<'r, 'a> {
-    reader: &'r mut Reader<'a>,
+pub(super) struct Commands<'r, 'a> {
+    pub(super) reader: &'r mut Reader<'a>,
     open: Vec<Open>,
-    here: Vec<HereDocument>,
-    state: State,
+    pub(super) here: Vec<HereDocument>,
+    pub(super) state: State,
     /// Ends at its closing parenthesis instead of at a newline.
     nested: bool,
 }
@@ -324,102 +319,6 @@ impl Commands<'_, '_> {
         self.state = State::Piped;
     }
 
-    fn redirection(&mut self, command: &mut Command) {
-        self.reader.unit.operators = true;
-        command.redirected = true;
-        if self.reader.looking_at(b"<<<") {
-            return self.reader.broken("<<< is bash's own");
-        }
-        let here = self.reader.looking_at(b"<<");
-        let tabs_stripped = self.reader.looking_at(b"<<-");
-        let duplicates = self.reader.looking_at(b"<&") || self.reader.looking_at(b">&");
-        let two = [&b"<<"[..], b"<&", b"<>", b">&", b">>", b">|"].iter().any(|op| self.reader.looking_at(op));
-        self.reader.at += 1 + usize::from(two) + usize::from(tabs_stripped);
-        self.reader.skip_blanks();
-        let none = self.reader.peek(0) == Some(b'#') || self.reader.looking_at(b"\\\n");
-        let target = self.reader.word();
-        if none || target.parts.is_empty() {
-            return self.reader.broken("of a redirection to nothing");
-        }
-        if matches!(self.reader.peek(0), Some(b'<' | b'>')) {
-            return self.reader.broken("of a redirection behind another without a blank");
-        }
-        let descriptor = |text: &str| matches!(text.as_bytes(), [b'-' | b'0'..=b'9']);
-        if duplicates && !target.reserved().is_some_and(descriptor) {
-            return self.reader.broken("of a redirection to no descriptor");
-        }
-        if here {
-            let bare = |(quote, part): &(Quote, Part)| *quote == Quote::Bare && matches!(part, Part::Text(_));
-            let expanded = target.parts.iter().all(bare);
-            match target.literal() {
-                Some(delimiter) if !delimiter.contains('\n') => {
-                    self.here.push(HereDocument { delimiter: delimiter.into_bytes(), tabs_stripped, expanded });
-                }
-                _ => self.reader.broken("of a here-document's delimiter"),
-            }
-        }
-        if self.state.takes_reserved() {
-            self.state = State::Prefix;
-        }
-    }
-
-    fn read_here_documents(&mut self) {
-        for document in std::mem::take(&mut self.here) {
-            let start = (self.reader.at, self.reader.line);
-            let mut continued = false;
-            loop {
-                let line_start = self.reader.at;
-                if line_start >= self.reader.script.len() {
-                    return self.reader.broken("of a here-document that does not end");
-                }
-                let end = self.line_end();
-                let mut text = &self.reader.script[line_start..end];
-                if document.tabs_stripped {
-                    text = &text[text.iter().take_while(|&&b| b == b'\t').count()..];
-                }
-                self.reader.at = end;
-                self.reader.step();
-                let joined = std::mem::replace(&mut continued, document.expanded && ends_in_backslash(text));
-                if text == document.delimiter && !joined {
-                    if document.expanded {
-                        self.read_expansions(start, line_start);
-                    }
-                    break;
-                }
-            }
-        }
-    }
-
-    fn line_end(&self) -> usize {
-        let rest = &self.reader.script[self.reader.at..];
-        rest.iter().position(|&b| b == b'\n').map_or(self.reader.script.len(), |n| self.reader.at + n)
-    }
-
-    /// Notes what the expansions in a here-document's body set.
-    fn read_expansions(&mut self, start: (usize, usize), end: usize) {
-        let after = (self.reader.at, self.reader.line);
-        let mut body = Word::default();
-        (self.reader.at, self.reader.line) = start;
-        while self.reader.at < end && self.reader.unit.broken.is_none() {
-            match self.reader.peek(0) {
-                Some(b'\\') => {
-                    self.reader.step();
-                    self.reader.step();
-                }
-                Some(b'$' | b'`') => self.reader.expansion(Quote::Double, &mut body),
-                _ => {
-                    self.reader.step();
-                }
-            }
-        }
-        if self.reader.at > end {
-            self.reader.broken("of an expansion that does not end in its here-document");
-        }
-        if self.reader.unit.broken.is_none() {
-            (self.reader.at, self.reader.line) = after;
-        }
-    }
-
     /// Reads a reserved word. False if `word` is none, which makes it the command's name.
     fn reserved(&mut self, word: &Word) -> bool {
         let Some(text) = word.reserved() else {
@@ -462,9 +361,4 @@ impl Commands<'_, '_> {
             None => self.reader.broken("of a for without a name"),
         }
     }
-}
-
-/// Whether the newline behind `text` is escaped.
-fn ends_in_backslash(text: &[u8]) -> bool {
-    text.iter().rev().take_while(|&&b| b == b'\\').count() % 2 == 1
 }
