@@ -320,7 +320,8 @@ fn content(text: &[u8]) -> &[u8] {
 fn remedy(text: &[u8]) -> String {
     let content = String::from_utf8_lossy(content(text)).to_lowercase();
     let bare = content.trim_start_matches('\u{feff}').replace(['[', ']'], "");
-    let first = bare.split_whitespace().next().unwrap_or_default();
+    // Of several words nobody knows which was meant.
+    let first = if bare.split_whitespace().count() > 1 { "?" } else { bare.trim() };
     let meant = match first.parse::<IpAddr>() {
         Ok(address) => Some(IpNet::from(address)),
         Err(_) => first.parse::<IpNet>().ok().map(|network| network.trunc()).or_else(|| dotted(first)),

@@ -161,7 +161,7 @@ mod tests {
         assert!(!granted("", "ALL: ALL EXCEPT 10. EXCEPT 10.1.\n", "10.1.2.3"));
         assert!(!granted("", "ALL: \\\n 203.0.113.9\n", "203.0.113.9"));
         assert!(granted("", "# x \\\nALL: 203.0.113.9\n", "203.0.113.9"));
-        assert!(granted("", "ALL: 203.0.113.9", "203.0.113.9"), "a last line without newline is passed over");
+        assert!(!granted("", "ALL: 203.0.113.9", "198.51.100.7"), "a last line without newline shuts out everybody");
     }
 
     #[test]
