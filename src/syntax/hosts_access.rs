@@ -164,6 +164,46 @@ mod tests {
         assert!(!granted("", "ALL: 203.0.113.9", "198.51.100.7"), "a last line without newline shuts out everybody");
     }
 
+    /// All four Debians: `hosts.deny, line 0: all the subsequent rules will be ignored`, and access denied.
+    #[test]
+    fn a_line_without_newline_shuts_out_everybody() {
+        let too_long = format!("sshd: 10.{}\n", "x".repeat(2047));
+        for deny in ["sshd: 10.", "# none", " ", too_long.as_str()] {
+            assert!(!granted("", deny, "203.0.113.9"), "{deny}");
+            assert!(granted("sshd: 203.0.113.9\n", deny, "203.0.113.9"), "{deny}");
+            assert!(granted(deny, "", "203.0.113.9"), "in hosts.allow it is without effect: {deny}");
+            assert_eq!(HostsAccess::parse(deny.as_bytes()).unreadable().unwrap().line, 1);
+        }
+        assert_eq!(HostsAccess::parse(b"a\n# b \\\nc\n").unreadable(), None);
+        assert_eq!(HostsAccess::parse(b"a\n# b \\\nc").unreadable().unwrap().line, 3);
+    }
+
+    #[test]
+    fn ours_go_above_a_rule_that_came_before_them_and_above_a_line_that_ends_the_file() {
+        let ours = [MarkedEntry::all("192.168.1.0/24".parse().unwrap())];
+        let mut file = HostsAccess::parse(b"# head\n");
+        file.set_marked(&ours).unwrap();
+        let below = [b"sshd: ALL: DENY\n".to_vec(), file.to_bytes()].concat();
+        let long = format!("# {}\n", "x".repeat(2100));
+        for text in [String::from_utf8(below).unwrap(), long, "# no newline".to_owned(), "\u{feff}# x\\\n".to_owned()] {
+            let mut file = HostsAccess::parse(text.as_bytes());
+            file.set_marked(&ours).unwrap();
+            let after = String::from_utf8(file.to_bytes()).unwrap();
+            assert!(granted(&after, "ALL: ALL\n", "192.168.1.77"), "{after}");
+            assert_eq!(file.marked(), ours);
+        }
+    }
+
+    #[test]
+    fn everybody_is_written_in_the_form_that_matches() {
+        for all in ["0.0.0.0/0", "::/0"] {
+            let ours = [MarkedEntry::all(all.parse().unwrap())];
+            let mut file = HostsAccess::parse(b"");
+            file.set_marked(&ours).unwrap();
+            assert_eq!(file.marked(), ours);
+        }
+    }
+
     #[test]
     fn ours_come_first_once_and_go_without_a_trace() {
         let original = "# head\nALL: ALL : DENY\nsshd: ALL";

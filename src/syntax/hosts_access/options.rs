@@ -92,3 +92,29 @@ fn is_valid(name: &str, value: &str) -> bool {
         _ => true,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::Decision::{Allow, Deny, OfTheFile};
+    use super::decide;
+
+    #[test]
+    fn what_cannot_be_read_shuts_out() {
+        for (text, wanted) in [
+            (" ALLOW\n", Allow),
+            (" severity info : deny\n", Deny),
+            (" spawn a\\:b : severity mail.info\n", OfTheFile),
+            ("nice = 5\n", OfTheFile),
+            (" twist /bin/true\n", Deny),
+            ("\n", Deny),
+            (" allow : \n", Deny),
+            (" allow now\n", Deny),
+            (" allow : nice\n", Deny),
+            (" severity loud\n", Deny),
+            (" umask 888\n", Deny),
+            (" unheard-of\n", Deny),
+        ] {
+            assert_eq!(decide(text), wanted, "{text:?}");
+        }
+    }
+}
