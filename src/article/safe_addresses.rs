@@ -10,7 +10,7 @@ use crate::plan::{Change, Content, Draft, FileKind, Step};
 use crate::syntax::address_list::AddressList;
 use crate::syntax::hosts_access::{HostsAccess, MarkedEntry};
 
-use super::{Context, HOSTS_ALLOW, in_file, sections};
+use super::{BUILT_IGNORE_LIST, Context, HOSTS_ALLOW, in_file, sections};
 
 /// A network that is never blocked, and why.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -100,7 +100,11 @@ fn ignore_list(generation: Generation, safe: &[Safe], draft: &mut Draft, step: &
     let mut list = AddressList::parse(&bytes);
     let entries: Vec<(IpNet, String)> = fitting.map(|one| (one.network, one.what.clone())).collect();
     list.set_marked(&entries).map_err(|error| in_file(generation.ignore_list(), error))?;
-    step.file(draft.put(path, &list.to_bytes(), 0o644, FileKind::AddressList, "never block these")?);
+    let change = draft.put(path, &list.to_bytes(), 0o644, FileKind::AddressList, "never block these")?;
+    if change.is_some() && generation != Generation::OneProcess {
+        step.info(format!("portsentry builds {BUILT_IGNORE_LIST} from this list as it starts"));
+    }
+    step.file(change);
     Ok(())
 }
 

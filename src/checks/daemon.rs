@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::Result;
 
 use crate::article::{Context, runs_as_wanted};
-use crate::host::{Generation, Process, ServiceManager};
+use crate::host::{Facts, Generation, Process, ServiceManager};
 
 use super::{APPLY, Check};
 
@@ -36,6 +36,12 @@ pub fn checks(context: &Context) -> Result<Vec<Check>> {
     }
     checks.extend(blind_to_ipv6(context, generation));
     Ok(checks)
+}
+
+/// Whether the wanted processes are there by now.
+pub fn is_up(context: &Context) -> bool {
+    let facts = Facts { processes: Process::named(&["portsentry"]), ..context.facts.clone() };
+    context.generation.is_none_or(|generation| runs_as_wanted(&facts, generation))
 }
 
 fn enabled(context: &Context, generation: Generation) -> Check {

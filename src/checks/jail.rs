@@ -52,6 +52,11 @@ pub fn checks(context: &Context) -> Result<Vec<Check>> {
     Ok(checks)
 }
 
+/// Whether the jail answers by now, where there is to be one.
+pub fn is_up(context: &Context) -> bool {
+    !context.settings.fail2ban.value || client(&["status", JAIL]).is_ok_and(|answer| answer.is_some())
+}
+
 /// The answer of fail2ban-client, `None` if it refused.
 fn client(words: &[&str]) -> Result<Option<String>> {
     let output = Invocation::new("fail2ban-client", words).run()?;

@@ -6,10 +6,13 @@ mod jail;
 mod rules;
 mod wrappers;
 
+use std::time::{Duration, Instant};
+
 use anyhow::Result;
 use serde::Serialize;
 
-use crate::article::Described;
+use crate::article::{Context, Described};
+use crate::host::ServiceManager;
 
 /// How a check ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -62,6 +65,18 @@ pub fn run(described: &Described) -> Result<Vec<Check>> {
     checks.extend(rules::checks(&described.context)?);
     checks.extend(jail::checks(&described.context)?);
     Ok(checks)
+}
+
+/// Waits until what was just started is up, or `limit` is over: fail2ban and systemd answer a restart before the
+/// server does. What is not up by then, the checks say.
+pub fn settle(context: &Context, limit: Duration) {
+    if !context.host.is_live() || matches!(context.facts.manager, ServiceManager::Forbidden(_)) {
+        return;
+    }
+    let start = Instant::now();
+    while start.elapsed() < limit && !(daemon::is_up(context) && jail::is_up(context)) {
+        std::thread::sleep(Duration::from_millis(100));
+    }
 }
 
 /// How many of each kind: held, failed, not checked.

@@ -154,6 +154,8 @@ fn carry_out(common: &Common, session: &Session, shown: &Described, stop: &Atomi
     }
     write_and_restart(&mut execution, &described, &facts, &mut applied)?;
     execution.finish()?;
+    let up_within = Duration::from_secs(20);
+    checks::settle(&described.context, up_within);
     drop(described);
     // Looked at afresh: what was confirmed just now stands in policy.toml by now.
     let facts = Facts::read(host)?;

@@ -126,6 +126,10 @@ fn the_diff_is_the_truth(diff: &str, stock: &Tree, applied: &Tree) {
         let Node::File { bytes, .. } = node else {
             continue;
         };
+        // Not ours: 1.2's start builds it out of the list that the diff does show.
+        if path == "portsentry/portsentry.ignore" && stock.bytes("portsentry/portsentry.ignore.static").is_some() {
+            continue;
+        }
         let expected = shown.bytes(path).or(stock.bytes(path));
         assert!(
             expected == Some(bytes),
