@@ -1,6 +1,7 @@
-//! Whom the real daemons ignore, against [`AddressList::honoured`]: portsentry 1.2 on Debian 12, through Debian's
-//! portsentry-build-ignore-file, and 2.0.7 on Debian 14. They run in boxes, get a list of odd lines and one probe from
-//! each of the addresses in question. It needs root.
+//! The real daemons against our reading of their files: portsentry 1.2 on Debian 12, through Debian's
+//! portsentry-build-ignore-file, and 2.0.7 on Debian 14. They run in boxes. Of the ignore lists they get one with many
+//! odd lines and one probe from each of the addresses in question; of the configurations many, and say what they took
+//! for their ports. It needs root.
 
 #[allow(dead_code, unused_imports)] // it serves the end-to-end tests as well
 #[path = "debian/bed.rs"]
@@ -14,6 +15,7 @@ use std::net::IpAddr;
 use bed::{Bed, Bookworm, Forky, HOST, Suite, seconds, wait_for};
 use harden_portsentry::syntax::Dialect;
 use harden_portsentry::syntax::address_list::AddressList;
+use harden_portsentry::syntax::portsentry_conf::PortsentryConf;
 
 /// Lines that both daemons start with. A line has four addresses of its own, of which the second and the third are
 /// probed: `{net}` is the first, `{}` the second.
@@ -109,6 +111,113 @@ fn portsentry_2_0_starts_with_what_we_say() {
         let started = status == "124";
         assert_eq!(started, !fatal, "exit {status} with {list:?}: {}", bed.read(&format!("/tmp/out.{number}")));
     }
+}
+
+/// What stands in the configuration above its other keys.
+const CONFIGURATIONS: &[&str] = &[
+    "TCP_PORTS=\"11\"\n",
+    "TCP_PORTS = \"11\"\n",
+    "TCP_PORTS    =    \"11,12\"\n",
+    "TCP_PORTS\t=\"11\"\n",
+    "TCP_PORTS=\t\"11\"\n",
+    "TCP_PORTS=\"11\"\r\n",
+    "TCP_PORTS=\"11\" # was \"12\"\n",
+    "TCP_PORTS=\"11\"junk\n",
+    "TCP_PORTS=\"11\"\nTCP_PORTS=\"12\"\n",
+    "#TCP_PORTS=\"11\"\nTCP_PORTS=\"12\"\n",
+    " #TCP_PORTS=\"11\"\nTCP_PORTS=\"12\"\n",
+    "XTCP_PORTS=\"11\"\nTCP_PORTS=\"12\"\n",
+    "TCP_PORTSX=\"11\"\nTCP_PORTS=\"12\"\n",
+    "BLOCK_TCP=\"1\" #TCP_PORTS\nTCP_PORTS=\"12\"\n",
+    "TCP_PORTS=\"\"\nTCP_PORTS=\"12\"\n",
+    "TCP_PORTS \"11\"\n",
+    "TCP_PORTS=foo \"11\"\n",
+    "TCP_PORTS=\"11\n",
+    "TCP_PORTS=\"11\"\n\n  \n",
+    "TCP_PORTS=\"11\"\nADVANCED_EXCLUDE_TCP=\"113\"\n",
+    " TCP_PORTS=\"11\"\n",
+    "tcp_ports=\"11\"\n",
+    "TCP_PORTS=11\n",
+    "TCP_PORTS='11'\n",
+    "foo\nTCP_PORTS=\"11\"\n",
+    "\u{feff}TCP_PORTS=\"11\"\n",
+    "",
+];
+
+const OTHER_KEYS: &str = "UDP_PORTS=\"13\"
+IGNORE_FILE=\"/etc/portsentry/portsentry.ignore\"
+HISTORY_FILE=\"/tmp/history\"
+BLOCKED_FILE=\"/tmp/blocked\"
+RESOLVE_HOST=\"0\"
+BLOCK_UDP=\"0\"
+BLOCK_TCP=\"0\"
+";
+
+/// 1.2 passes over a line that it cannot read, so what our parser refuses is left out here.
+#[test]
+fn portsentry_1_2_takes_the_ports_that_we_say() {
+    let bed = Bed::stock(Bookworm);
+    let configurations = write_configurations(&bed);
+    // It says a line for each port, and then that it listens, or that it could not.
+    let said = bed.ok(
+        "pkill -x portsentry; cd /tmp/configurations; for number in *; do
+            rm -f /tmp/cursor; journalctl -n 1 --cursor-file=/tmp/cursor >/dev/null; cp $number /etc/portsentry/portsentry.conf; portsentry -tcp
+            for _ in $(seq 200); do
+                journalctl -t portsentry -o cat --after-cursor=\"$(cat /tmp/cursor)\" >/tmp/said
+                ! grep -qE 'active and listening|could not go into' /tmp/said || break; sleep 0.05
+            done
+            echo \"$number\" $(sed -n 's/.*listen mode on TCP port: //p' /tmp/said)
+            pkill -x portsentry; while pgrep -x portsentry >/dev/null; do sleep 0.05; done
+        done",
+    );
+    for (configuration, taken) in answers(&configurations, &said) {
+        if let Ok(parsed) = PortsentryConf::parse(configuration.as_bytes()) {
+            let ours = parsed.get("TCP_PORTS", Dialect::V1).unwrap_or_default().replace(',', " ");
+            assert_eq!(taken, ours, "{configuration:?}");
+        }
+    }
+}
+
+/// 2.0 says its ports as well, or does not start.
+#[test]
+fn portsentry_2_0_takes_the_ports_that_we_say() {
+    let bed = Bed::stock(Forky);
+    let configurations = write_configurations(&bed);
+    let said = bed.ok("systemctl stop portsentry; cd /tmp/configurations; for number in *; do (
+            timeout 5 portsentry -d -c $number >/tmp/said.$number 2>&1; status=$?
+            echo \"$number $status\" $(sed -n '/Final/,$s/.*tcpPorts ([0-9]*): //p' /tmp/said.$number)) & done; wait");
+    for (configuration, answer) in answers(&configurations, &said) {
+        let (status, taken) = answer.split_once(' ').unwrap_or((answer, ""));
+        match PortsentryConf::parse(configuration.as_bytes()) {
+            Ok(parsed) if parsed.problems(Dialect::V2).iter().all(|one| one.message.contains("is doubled")) => {
+                assert_eq!(status, "124", "it starts with {configuration:?}");
+                let ours = parsed.get("TCP_PORTS", Dialect::V2).unwrap_or_default().replace(',', " ");
+                assert_eq!(taken, ours, "{configuration:?}");
+            }
+            _ => assert_eq!(status, "1", "it does not start with {configuration:?}"),
+        }
+    }
+}
+
+fn write_configurations(bed: &Bed) -> Vec<String> {
+    let configurations: Vec<String> = CONFIGURATIONS.iter().map(|text| format!("{text}{OTHER_KEYS}")).collect();
+    for (number, configuration) in configurations.iter().enumerate() {
+        bed.write(&format!("/tmp/configurations/{number}"), configuration);
+    }
+    configurations
+}
+
+/// Each configuration with what was said of it: lines that begin with its number.
+fn answers<'a>(configurations: &'a [String], said: &'a str) -> Vec<(&'a str, &'a str)> {
+    let answers: Vec<_> = said
+        .lines()
+        .map(|line| {
+            let (number, answer) = line.split_once(' ').unwrap_or((line, ""));
+            (configurations[number.parse::<usize>().expect("a number")].as_str(), answer)
+        })
+        .collect();
+    assert_eq!(answers.len(), configurations.len(), "an answer each:\n{said}");
+    answers
 }
 
 /// An ignore list, and the addresses to probe for it.
