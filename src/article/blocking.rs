@@ -16,10 +16,6 @@ const BLOCKED: &str = "/run/portsentry/portsentry.blocked";
 /// Makes /run/portsentry, and empties it at each start, since the daemon then knows of no rule.
 const DROP_IN: &str = "/etc/systemd/system/portsentry.service.d/harden-portsentry.conf";
 
-/// Keys that only 1.2 knows; 2.0 refuses to start with one (trap 12).
-const FIRST_ONLY: [&str; 4] =
-    ["ADVANCED_PORTS_TCP", "ADVANCED_PORTS_UDP", "ADVANCED_EXCLUDE_TCP", "ADVANCED_EXCLUDE_UDP"];
-
 pub fn step(context: &Context, draft: &mut Draft) -> Result<Step> {
     let mut step = Step::new("blocking", "Blocking", sections::BLOCKING);
     step.summary = format!("TCP and UDP, by firewall ({}) and hosts.deny", context.chosen.response);
@@ -36,11 +32,6 @@ pub fn step(context: &Context, draft: &mut Draft) -> Result<Step> {
     let second = generation == Generation::OneProcess;
     let (kill_route, kill_hosts_deny) = kill_commands(context, generation);
     edit_conf(context, draft, &mut step, "block what scans", |conf| {
-        if second {
-            for key in FIRST_ONLY {
-                conf.comment_out(key);
-            }
-        }
         let resolve = if context.settings.resolve_host.value { "1" } else { "0" };
         let mut wanted = vec![
             ("BLOCK_TCP", "1".to_owned()),

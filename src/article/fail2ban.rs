@@ -74,8 +74,7 @@ pub fn step(context: &Context, draft: &mut Draft) -> Result<Step> {
     put(FILTER, include_str!("../../templates/fail2ban-filter.conf"), "reads portsentry's history, of 1.2 and of 2.0")?;
     put(JAIL, &text, "the jail, with the history that this portsentry writes")?;
     let directory = Path::new(history).parent().and_then(Path::to_str).unwrap_or("/");
-    let service =
-        Service { history, history_dir: directory }.render().context("cannot fill the drop-in of fail2ban")?;
+    let service = filled(&Service { history, history_dir: directory })?;
     put(SERVICE, &service, "a history that is missing stops every jail")?;
     for (package, text) in FLUSHING {
         let there = ["/lib/systemd/system", "/usr/lib/systemd/system", "/etc/systemd/system"];

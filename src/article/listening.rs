@@ -26,6 +26,10 @@ const QUIET_UDP_IPV6: [u16; 2] = [546, 547];
 /// The article's limit: ports from 1 to 1023 are watched.
 const FIRST_UNWATCHED: u16 = 1024;
 
+/// Keys that only 1.2 knows; 2.0 refuses to start with one (trap 12).
+const FIRST_ONLY: [&str; 4] =
+    ["ADVANCED_PORTS_TCP", "ADVANCED_PORTS_UDP", "ADVANCED_EXCLUDE_TCP", "ADVANCED_EXCLUDE_UDP"];
+
 pub fn step(context: &Context, draft: &mut Draft) -> Result<Step> {
     let mut step = Step::new("listening", "Listening", sections::LISTENING);
     step.summary = "every port below 1024 that no service uses, TCP and UDP".to_owned();
@@ -131,6 +135,9 @@ fn watch_advanced(conf: &mut PortsentryConf) -> Result<()> {
 }
 
 fn watch_ranges(conf: &mut PortsentryConf) -> Result<()> {
+    for key in FIRST_ONLY {
+        conf.comment_out(key);
+    }
     let quiet_udp: Vec<u16> = QUIET_UDP.iter().chain(&QUIET_UDP_IPV6).copied().collect();
     conf.set("TCP_PORTS", &ranges(&QUIET_TCP))?;
     conf.set("UDP_PORTS", &ranges(&quiet_udp))?;

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 
 use crate::history;
-use crate::host::{CommandOutput, Host, Invocation, Packages, RuleList};
+use crate::host::{CommandOutput, Host, Invocation, Packages, RuleList, ServiceManager};
 use crate::syntax::address_list::AddressList;
 use crate::syntax::hosts_access::HostsAccess;
 
@@ -352,7 +352,8 @@ impl<'a> Undo<'a> {
             // An upgrade may have taken the unit away or masked it since; then there is nothing to put back.
             let manager = self.host.service_manager();
             let state = self.host.units(&manager, &[unit.as_str()]).ok().and_then(|mut units| units.remove(unit));
-            if state.is_some_and(|state| matches!(state.load.as_str(), "masked" | "not-found")) {
+            let forbidden = matches!(manager, ServiceManager::Forbidden(_));
+            if forbidden || state.is_some_and(|state| matches!(state.load.as_str(), "masked" | "not-found")) {
                 continue;
             }
             let done = if *active {
