@@ -17,7 +17,7 @@
 //! | a tab or a byte above 126 in a value | value ends there | kept |
 //! | `X="1"`, a key it does not know | not seen | does not start |
 //! | ` # c`, a line of blanks, a BOM, `foo` | not seen | does not start |
-//! | 1023 bytes or more, comments too | the rest is a line of its own | same |
+//! | more than 1023 bytes, comments too | the rest is a line of its own | same |
 //!
 //! And 1.2 finds a key anywhere in a line: of `BLOCK_TCP="0" # TCP_PORTS` it takes TCP_PORTS to be 0, because the
 //! line contains the name and its tenth byte, where the name would end, is `=`. [`PortsentryConf::get`] answers what

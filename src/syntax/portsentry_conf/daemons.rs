@@ -186,5 +186,5 @@ fn long_line(text: &[u8]) -> Option<String> {
             LONGEST_LINE
         )
     };
-    (text.len() >= LONGEST_LINE).then(message)
+    (text.len() > LONGEST_LINE).then(message)
 }
