@@ -12,6 +12,8 @@
 //! One file at a time: which files, in which order, and `[DEFAULT]` behind each section, is the caller's business.
 //! `%(x)s` is returned as it stands.
 
+use std::collections::HashMap;
+
 use super::lines::{End, Line, join, shown, split};
 use super::{SyntaxError, ValueError};
 
@@ -23,6 +25,9 @@ pub struct Ini {
     entries: Vec<Entry>,
     errors: Vec<SyntaxError>,
 }
+
+/// What each error leads to.
+const NOT_READ: &str = "and fail2ban does not read its configuration then";
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Section {
@@ -174,6 +179,8 @@ impl Ini {
         let lines: Vec<(usize, String)> = self.lines.iter().enumerate().flat_map(|(i, line)| pieces(i, line)).collect();
         // The indentation of the line that began the current key, and whether a key is there to be continued.
         let (mut indentation, mut open) = (0, false);
+        // Where each section and key stands; a section has an empty key.
+        let mut seen = HashMap::new();
         for (index, line) in lines {
             let comment = comment_start(&line);
             let value = line[..comment.unwrap_or(line.len())].trim_matches(is_space);
@@ -192,35 +199,38 @@ impl Ini {
             indentation = indented;
             if let Some(name) = header(value) {
                 open = false;
-                self.begin(index, name);
+                self.begin(index, name, &mut seen);
             } else if self.sections.is_empty() {
-                self.error(index, format!("\"{}\" stands before any [section], and fail2ban does not read its configuration then. Remove it", shown(value.as_bytes())));
+                let text = shown(value.as_bytes());
+                self.error(index, format!("\"{text}\" stands before any [section], {NOT_READ}. Remove it"));
                 return;
             } else {
-                open |= self.add(index, value);
+                open |= self.add(index, value, &mut seen);
             }
         }
     }
 
-    fn begin(&mut self, line: usize, name: &str) {
-        if let Some(first) = self.sections.iter().find(|section| section.name == name && name != "DEFAULT") {
-            let first = first.line + 1;
-            self.error(line, format!("[{}] stands in line {first} already, and fail2ban does not read its configuration then. Put both together", shown(name.as_bytes())));
+    fn begin(&mut self, line: usize, name: &str, seen: &mut HashMap<(String, String), usize>) {
+        let first = seen.insert((name.to_owned(), String::new()), line);
+        if let Some(first) = first.filter(|_| name != "DEFAULT").map(|first| first + 1) {
+            let name = shown(name.as_bytes());
+            self.error(line, format!("[{name}] stands in line {first} already, {NOT_READ}. Put both together"));
         }
         self.sections.push(Section { name: name.to_owned(), line });
     }
 
     /// Reads `key = value`; false if it is none.
-    fn add(&mut self, line: usize, text: &str) -> bool {
+    fn add(&mut self, line: usize, text: &str, seen: &mut HashMap<(String, String), usize>) -> bool {
         let section = self.sections.last().map(|section| section.name.clone()).unwrap_or_default();
         let pair = text.split_once(['=', ':']).map(|(key, value)| (key.trim_matches(is_space).to_lowercase(), value));
         let Some((key, value)) = pair.filter(|(key, _)| !key.is_empty()) else {
-            self.error(line, format!("\"{}\" is neither a comment nor key = value, and fail2ban does not read its configuration then. Put # before it", shown(text.as_bytes())));
+            let text = shown(text.as_bytes());
+            self.error(line, format!("\"{text}\" is neither a comment nor key = value, {NOT_READ}. Put # before it"));
             return false;
         };
-        if let Some(first) = self.entry(&section, &key) {
-            let first = first.first + 1;
-            self.error(line, format!("{} stands in line {first} already, and fail2ban does not read its configuration then. Remove one of them", shown(key.as_bytes())));
+        if let Some(first) = seen.insert((section.clone(), key.clone()), line).map(|first| first + 1) {
+            let key = shown(key.as_bytes());
+            self.error(line, format!("{key} stands in line {first} already, {NOT_READ}. Remove one of them"));
         }
         let value = vec![value.trim_matches(is_space).to_owned()];
         self.entries.push(Entry { section, key, value, first: line, last: line });

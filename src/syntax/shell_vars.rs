@@ -114,8 +114,18 @@ impl ShellVars {
             .flat_map(assignments)
             .filter(|word| word.assigned_name() == Some(key))
             .collect();
+        let starts: Vec<usize> = std::iter::once(0)
+            .chain(script.iter().enumerate().filter(|(_, b)| **b == b'\n').map(|(i, _)| i + 1))
+            .collect();
         for word in assigned.iter().rev() {
-            edited.replace(&script, word, key, value)?;
+            let line = starts.partition_point(|&start| start <= word.start) - 1;
+            if script[word.start..word.end].contains(&b'\n') {
+                let message = format!("its value spans several lines from line {} on. Write it on one", line + 1);
+                return Err(ValueError::new(key, message));
+            }
+            let quote = quote_of(word, key, value);
+            let new = format!("{key}={quote}{value}{quote}").into_bytes();
+            edited.lines[line].text.splice(word.start - starts[line]..word.end - starts[line], new);
         }
         if assigned.is_empty() {
             edited.append(format!("{prefix}{key}=\"{value}\""));
@@ -139,20 +149,6 @@ impl ShellVars {
             }
         }
         self.lines.push(line);
-    }
-
-    /// Puts the new value where `word` stands.
-    fn replace(&mut self, script: &[u8], word: &Word, key: &str, value: &str) -> Result<(), ValueError> {
-        let line = script[..word.start].iter().filter(|&&byte| byte == b'\n').count();
-        if script[word.start..word.end].contains(&b'\n') {
-            let message = format!("its value spans several lines from line {} on. Write it on one", line + 1);
-            return Err(ValueError::new(key, message));
-        }
-        let start = script[..word.start].iter().rposition(|&byte| byte == b'\n').map_or(0, |at| at + 1);
-        let quote = quote_of(word, key, value);
-        let new = format!("{key}={quote}{value}{quote}");
-        self.lines[line].text.splice(word.start - start..word.end - start, new.into_bytes());
-        Ok(())
     }
 
     /// The lines with plain newlines; offsets within a line are the same as in the file.
@@ -449,6 +445,13 @@ mod tests {
         ] {
             assert_eq!(of(text), message);
         }
+    }
+
+    #[test]
+    fn a_value_that_doubles_itself_ends() {
+        let text = format!("A=x\n{}", "B=$A$B$B\n".repeat(60));
+        assert_eq!(read(&text).unwrap().len(), 1);
+        assert!(read(&format!("{text}C=$B\n")).is_err());
     }
 
     #[test]

@@ -66,6 +66,9 @@ const SHELLS_OWN: &[&str] = &[
     "_",
 ];
 
+/// Longer than any value that this is for; keeps `A=$A$A` from doubling until the memory is gone.
+const LONGEST_VALUE: usize = 4096;
+
 pub(super) struct Reading<'a> {
     script: &'a [u8],
     wanted: &'a [&'a str],
@@ -300,45 +303,60 @@ impl<'a> Reading<'a> {
 
     /// The value of an assignment word, as a shell would take it; or why only a shell knows.
     fn value(&self, command: &Command, word: &Word, name: &str) -> Result<String, String> {
-        let raw = self.text(word);
-        let mut value = Vec::new();
-        let mut plain = true;
+        let mut bytes = Vec::new();
         for (index, (quote, part)) in word.parts.iter().enumerate() {
-            match part {
-                Part::Text(text) => {
-                    let text = if index == 0 { &text[name.len() + 1..] } else { &text[..] };
-                    if *quote == Quote::Bare {
-                        bare(text, value.last().copied())?;
-                    }
-                    value.extend_from_slice(text);
-                }
-                Part::Escaped(byte) if *quote == Quote::Bare && byte.is_ascii_alphanumeric() => {
-                    return Err("has a backslash that not every reader takes alike".to_owned());
-                }
-                Part::Escaped(byte) => value.push(*byte),
-                Part::Variable(other) => {
-                    plain = false;
-                    let resolved = self.variable(other)?;
-                    let split = |c: char| c.is_whitespace() || "*?[".contains(c);
-                    if *quote == Quote::Bare && !command.words.is_empty() && resolved.contains(split) {
-                        return Err(format!("needs double quotes: ${other} holds a blank, or one of *?["));
-                    }
-                    value.extend_from_slice(resolved.as_bytes());
-                }
-                Part::Shell(what) => {
-                    return Err(format!("needs a shell ({what}), and this file is read, not run"));
-                }
+            // The name and its = are the beginning of the first part.
+            let start = if index == 0 { name.len() + 1 } else { 0 };
+            self.expand(command, *quote, part, start, &mut bytes)?;
+            if bytes.len() > LONGEST_VALUE {
+                return Err(format!("is longer than {LONGEST_VALUE} bytes"));
             }
         }
-        let value = String::from_utf8(value).map_err(|_| "is not UTF-8".to_owned())?;
+        let value = String::from_utf8(bytes).map_err(|_| "is not UTF-8".to_owned())?;
         if value.contains(char::is_control) {
             return Err("holds a line break or another control character".to_owned());
         }
-        let given = if plain { String::from_utf8_lossy(raw).into_owned() } else { for_dotenvy(name, &value) };
+        let plain = !word.parts.iter().any(|(_, part)| matches!(part, Part::Variable(_)));
+        let raw = String::from_utf8_lossy(self.text(word));
+        let given = if plain { raw.into_owned() } else { for_dotenvy(name, &value) };
         match dotenvy::from_read_iter(given.as_bytes()).next() {
             Some(Ok((key, read))) if key == name && read == value => Ok(value),
             _ => Err("can be read in more than one way".to_owned()),
         }
+    }
+
+    /// Adds what `part` stands for to `value`.
+    fn expand(
+        &self,
+        command: &Command,
+        quote: Quote,
+        part: &Part,
+        start: usize,
+        value: &mut Vec<u8>,
+    ) -> Result<(), String> {
+        match part {
+            Part::Text(text) => {
+                let text = &text[start..];
+                if quote == Quote::Bare {
+                    bare(text, value.last().copied())?;
+                }
+                value.extend_from_slice(text);
+            }
+            Part::Escaped(byte) if quote == Quote::Bare && byte.is_ascii_alphanumeric() => {
+                return Err("has a backslash that not every reader takes alike".to_owned());
+            }
+            Part::Escaped(byte) => value.push(*byte),
+            Part::Variable(other) => {
+                let resolved = self.variable(other)?;
+                let split = |c: char| c.is_whitespace() || "*?[".contains(c);
+                if quote == Quote::Bare && !command.words.is_empty() && resolved.contains(split) {
+                    return Err(format!("needs double quotes: ${other} holds a blank, or one of *?["));
+                }
+                value.extend_from_slice(resolved.as_bytes());
+            }
+            Part::Shell(what) => return Err(format!("needs a shell ({what}), and this file is read, not run")),
+        }
+        Ok(())
     }
 
     fn variable(&self, name: &str) -> Result<String, String> {
