@@ -266,7 +266,8 @@ impl Bed {
 impl Drop for Bed {
     fn drop(&mut self) {
         if std::thread::panicking() && std::env::var_os("HARDEN_KEEP").is_some() {
-            eprintln!("kept: {} (tests/testbed/box run {} -- bash; box down {})", self.name, self.name, self.name);
+            self.testbed("keep", &[]);
+            eprintln!("kept: tests/testbed/{0} run {1} -- bash; tests/testbed/{0} down {1}", self.testbed, self.name);
         } else {
             self.testbed("down", &[]);
         }
