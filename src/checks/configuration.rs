@@ -50,12 +50,14 @@ fn of_step(step: &Step) -> Option<Check> {
         })
         .collect();
     Some(if pending.is_empty() {
-        let says = if id == "configured-safe-addresses" || id == "configured-fail2ban" {
-            step.summary.clone()
-        } else {
-            subject.to_owned()
-        };
-        Check::ok(id, says)
+        Check::ok(
+            id,
+            match id {
+                "configured-safe-addresses" => format!("never blocked: {}", step.summary),
+                "configured-fail2ban" => format!("fail2ban {}", step.summary),
+                _ => subject.to_owned(),
+            },
+        )
     } else {
         let mut places = pending;
         places.dedup();
