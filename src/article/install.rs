@@ -5,9 +5,9 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 
-use crate::host::{Candidate, Facts, Host, ServiceManager, Simulation, no_such_package};
+use crate::host::{Candidate, ChaosSupport, Facts, Host, ServiceManager, Simulation, kernel_release, no_such_package};
 use crate::plan::{Change, PackageChange, Step};
-use crate::settings::{Response, Settings};
+use crate::settings::Settings;
 
 use super::response::CHAOS_PACKAGE;
 use super::{Context, sections};
@@ -41,8 +41,7 @@ impl Offer {
         let wanted = wanted(settings, facts);
         offer.interrupted = host.dpkg_was_interrupted()
             || wanted.iter().any(|name| facts.packages.get(name).is_some_and(|package| package.half_done()));
-        offer.missing =
-            wanted.iter().filter(|name| facts.packages.get(name).is_none()).map(|&name| name.to_owned()).collect();
+        offer.missing = wanted.iter().filter(|name| facts.packages.get(name).is_none()).cloned().collect();
         if let Some(portsentry) = facts.packages.get("portsentry") {
             offer.deleted = deleted_conffiles(host, "portsentry");
             if !offer.deleted.is_empty() {
@@ -83,20 +82,18 @@ impl Offer {
     }
 }
 
-fn wanted(settings: &Settings, facts: &Facts) -> Vec<&'static str> {
-    let mut wanted = vec!["portsentry", "iptables"];
+fn wanted(settings: &Settings, facts: &Facts) -> Vec<String> {
+    let mut wanted = vec!["portsentry".to_owned(), "iptables".to_owned()];
     if settings.fail2ban.value {
-        wanted.push("fail2ban");
+        wanted.push("fail2ban".to_owned());
         // Only recommended on 11 and 12; a jail that reads the journal kills fail2ban without it.
         if facts.manager != ServiceManager::Sysv {
-            wanted.push("python3-systemd");
+            wanted.push("python3-systemd".to_owned());
         }
     }
-    if settings.install_chaos || settings.response.value == Response::Chaos {
-        wanted.push("xtables-addons-common");
-    }
-    if settings.install_chaos {
-        wanted.push(CHAOS_PACKAGE);
+    if settings.install_chaos && facts.chaos != ChaosSupport::Works {
+        wanted.extend(["xtables-addons-common", CHAOS_PACKAGE].map(str::to_owned));
+        wanted.push(format!("linux-headers-{}", kernel_release())); // dkms builds for the kernel that runs
     }
     wanted
 }

@@ -2,7 +2,7 @@
 
 use anyhow::{Result, bail};
 
-use crate::host::{ChaosSupport, Facts};
+use crate::host::{ChaosSupport, Facts, secure_boot};
 use crate::settings::{Response, Settings};
 
 /// Brings the kernel module that the article's KILL_ROUTE needs.
@@ -24,6 +24,13 @@ impl Chosen {
     /// CHAOS was asked for by name, and the kernel does not take it.
     pub fn of(settings: &Settings, facts: &Facts) -> Result<Chosen> {
         let will_have = settings.install_chaos && !facts.packages.has(CHAOS_PACKAGE);
+        if will_have && facts.chaos != ChaosSupport::Works && secure_boot() {
+            bail!(
+                "--install-chaos cannot help here: Secure Boot is on, and this kernel takes only signed modules.\n\
+                 Install {CHAOS_PACKAGE} yourself, enrol dkms' key (mokutil --import /var/lib/dkms/mok.pub, then confirm it at \
+                 the next boot), and apply again; or use --response drop"
+            );
+        }
         match (settings.response.value, &facts.chaos) {
             (Response::Auto | Response::Chaos, ChaosSupport::Works) => {
                 Ok(Chosen { response: Response::Chaos, fallback: None })

@@ -51,6 +51,14 @@ impl ChaosSupport {
     }
 }
 
+/// Whether this machine boots only what is signed; its kernel then refuses a module that dkms built, unless the
+/// machine's owner has enrolled dkms' key at the console.
+pub fn secure_boot() -> bool {
+    // The variable of the UEFI specification: four bytes of attributes, then 1 for on.
+    let variable = "/sys/firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c";
+    std::fs::read(variable).is_ok_and(|bytes| bytes.get(4) == Some(&1))
+}
+
 /// The running kernel's release, as `uname -r` prints it.
 pub fn kernel_release() -> String {
     rustix::system::uname().release().to_string_lossy().into_owned()

@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
-pub use chaos::ChaosSupport;
+pub use chaos::{ChaosSupport, kernel_release, secure_boot};
 pub use commands::{CommandOutput, Invocation};
 pub use facts::{Facts, Generation, Release};
 pub use files::{FileState, Link, sibling_for_writing};

@@ -114,6 +114,12 @@ pub fn no_such_package(name: &str) -> anyhow::Error {
     } else {
         "; look at /etc/apt/sources.list and try again"
     };
+    if let Some(release) = name.strip_prefix("linux-headers-") {
+        return anyhow::anyhow!(
+            "apt has no package {name}, so the CHAOS module cannot be built for the running kernel {release}.\n\
+             If a newer kernel is installed, reboot into it and try again; if this kernel is not Debian's, use --response drop"
+        );
+    }
     anyhow::anyhow!("apt has no package {name}{engine}")
 }
 
