@@ -208,15 +208,24 @@ mod tests {
         format!("<{}|{}>", of("A"), of("C"))
     }
 
-    /// The same as a real shell has them after sourcing the file; without the marks if it gave up.
+    /// The same as real shells have them after sourcing the file; a text of its own if one gave up or differs.
     fn by_shell(text: &str) -> String {
+        let (dash, bash) = (by("/bin/dash", text), by("/bin/bash", text));
+        if dash == bash { dash } else { format!("dash {dash}, bash {bash}") }
+    }
+
+    fn by(shell: &str, text: &str) -> String {
         let directory = tempfile::tempdir().unwrap();
         std::fs::write(directory.path().join("vars"), text.replace("\r\n", "\n")).unwrap();
         let script = ". ./vars; printf 'BEGIN<%s|%s>END' \"$A\" \"$C\"";
-        let mut dash = std::process::Command::new("/bin/dash");
-        let dash =
-            dash.args(["-c", script]).current_dir(&directory).env_clear().env("HOME", HOME).env("PATH", "/nonexistent");
-        let output = dash.stdin(std::process::Stdio::null()).output().expect("dash, Debian's sh, is needed");
+        let mut command = std::process::Command::new(shell);
+        let command = command
+            .args(["-c", script])
+            .current_dir(&directory)
+            .env_clear()
+            .env("HOME", HOME)
+            .env("PATH", "/nonexistent");
+        let output = command.stdin(std::process::Stdio::null()).output().expect("dash and bash, which each Debian has");
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         let marked =
             text.rsplit_once("BEGIN").and_then(|(_, rest)| rest.split_once("END")).map(|(own, _)| own.to_owned());
@@ -404,6 +413,11 @@ mod tests {
             "\nA=\u{1b}[31m",
             "\nprintf -v A 1",
             "\n[[ a = a ]]",
+            "\nf() C=x",
+            "\ntrue[\nA=1",
+            "\nB=x$[\nA=1",
+            "\nB=x&>&2\nA=1",
+            "\nB+=x exit\nA=1",
         ] {
             let errors = read(text).expect_err(text);
             assert!(errors.iter().all(|error| error.line >= 2), "{text:?}: {errors:?}");

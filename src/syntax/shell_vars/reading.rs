@@ -181,13 +181,15 @@ impl<'a> Reading<'a> {
     /// `A+=x`, which bash takes for an assignment and a POSIX shell for a command.
     fn addition(&mut self, unit: &Unit, command: &Command, name: &str) {
         self.forget(unit, name);
-        let mut names = command.words.iter().filter_map(|word| word.appended_name().or_else(|| word.assigned_name()));
-        if let Some(name) = names.find(|name| self.wants(name)) {
-            let text = self.command_text(command);
-            self.error(
-                command.line,
-                format!("`{text}` adds to a value, which only bash does. Write {}", example(name)),
-            );
+        let set = |word: &Word| word.appended_name().or_else(|| word.assigned_name()).map(str::to_owned);
+        let names: Vec<Option<String>> = command.words.iter().map(set).collect();
+        // A word that is no assignment is the command that bash would run.
+        let runs = names.iter().any(Option::is_none);
+        let wanted = names.into_iter().flatten().find(|name| self.wants(name));
+        if runs || wanted.is_some() {
+            let (text, name) = (self.command_text(command), wanted.unwrap_or_else(|| name.to_owned()));
+            let message = format!("`{text}` adds to a value, which only bash does. Write {}", example(&name));
+            self.error(command.line, message);
         }
     }
 

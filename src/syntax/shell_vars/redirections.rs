@@ -44,6 +44,9 @@ impl Commands<'_, '_> {
                 _ => self.reader.broken("of a here-document's delimiter"),
             }
         }
+        if self.state == State::Body {
+            return self.reader.broken("of a function without braces");
+        }
         if self.state.takes_reserved() {
             self.state = State::Prefix;
         }

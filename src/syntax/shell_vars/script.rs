@@ -91,8 +91,10 @@ pub(super) enum State {
     Empty,
     /// What demands a command: `then`, `&&`, `(` and their like.
     Needs,
-    /// The same, behind `|` or `name()`, where `!` is not allowed.
+    /// The same, behind `|`, where `!` is not allowed.
     Piped,
+    /// The same, behind `name()`, where bash allows only a compound command.
+    Body,
     /// `!`, which demands one in the same line.
     Negated,
     /// Assignments or redirections of a command; reserved words are no longer recognised.
@@ -106,7 +108,7 @@ pub(super) enum State {
 impl State {
     /// Whether a command has to come, here or in the next line.
     fn demands(self) -> bool {
-        matches!(self, State::Needs | State::Piped | State::Negated)
+        matches!(self, State::Needs | State::Piped | State::Body | State::Negated)
     }
 
     /// Whether the next word is a command's first, and so may be a reserved one.
@@ -153,7 +155,7 @@ impl Commands<'_, '_> {
                             self.reader.broken("of a pattern without its )");
                         }
                         State::Negated => self.reader.broken("of a ! without a command"),
-                        State::Needs | State::Piped => {}
+                        State::Needs | State::Piped | State::Body => {}
                         _ if self.open.is_empty() => break,
                         _ => self.state = State::Empty,
                     }
@@ -217,6 +219,10 @@ impl Commands<'_, '_> {
             return;
         }
         match self.state {
+            State::Empty | State::Needs | State::Piped | State::Negated | State::Prefix if word.is_element() => {
+                self.reader.broken("an array is bash's own");
+            }
+            State::Body => self.reader.broken("of a function without braces"),
             State::Closed => self.reader.broken("of a word behind the end of a compound command"),
             state if word.assigned_name().is_some() && (state == State::Prefix || state.takes_reserved()) => {
                 if self.reader.peek(0) == Some(b'(') {
@@ -260,6 +266,9 @@ impl Commands<'_, '_> {
 
     /// Reads `;`, `;;`, `&`, `&&`, `|` or `||`.
     fn operator(&mut self, byte: u8) {
+        if self.reader.looking_at(b"&>") || self.reader.looking_at(b"|&") {
+            return self.reader.broken("of &> or |&, which not every shell takes alike");
+        }
         self.reader.at += 1;
         let doubled = self.reader.peek(0) == Some(byte);
         self.reader.at += usize::from(doubled);
@@ -316,7 +325,7 @@ impl Commands<'_, '_> {
         *command = Command { line: self.reader.line, ..Command::default() };
         self.reader.unit.compound.get_or_insert_with(|| format!("{name}()"));
         self.reader.unit.functions.push(name);
-        self.state = State::Piped;
+        self.state = State::Body;
     }
 
     /// Reads a reserved word. False if `word` is none, which makes it the command's name.
@@ -334,7 +343,9 @@ impl Commands<'_, '_> {
             }
             ("case", _) => self.begin(Open::CaseWord, State::Words),
             ("{", _) => self.begin(Open::Brace, State::Needs),
-            ("!", _) if !matches!(self.state, State::Negated | State::Piped) => self.state = State::Negated,
+            ("!", _) if !matches!(self.state, State::Negated | State::Piped | State::Body) => {
+                self.state = State::Negated
+            }
             ("then", Some(Open::Condition)) if complete => self.enter(Open::Then, State::Needs),
             ("elif", Some(Open::Then)) if complete => self.enter(Open::Condition, State::Needs),
             ("else", Some(Open::Then)) if complete => self.enter(Open::Else, State::Needs),

@@ -62,6 +62,12 @@ impl Word {
         self.name_before(b"+=")
     }
 
+    /// `NAME[`, with which bash begins an element of an array, however far away its `]` is.
+    pub fn is_element(&self) -> bool {
+        let Some((Quote::Bare, Part::Text(text))) = self.parts.first() else { return false };
+        text.iter().position(|&b| b == b'[').is_some_and(|at| is_name(&text[..at]))
+    }
+
     fn name_before(&self, operator: &[u8]) -> Option<&str> {
         let (Quote::Bare, Part::Text(text)) = self.parts.first()? else {
             return None;
@@ -237,6 +243,10 @@ impl Reader<'_> {
             return Part::Variable(name);
         }
         match self.peek(0) {
+            Some(b'[') => {
+                self.broken("of $[, which is bash's own");
+                Part::Shell("arithmetic")
+            }
             Some(b'0'..=b'9' | b'@' | b'*' | b'#' | b'?' | b'-' | b'$' | b'!') => {
                 self.at += 1;
                 Part::Shell("a parameter of the shell")
