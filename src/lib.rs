@@ -4,13 +4,13 @@
 //!
 //! | floor | room | |
 //! |---|---|---|
-//! | 4 | [`cli`] | what can be typed; one short file a subcommand |
-//! | 3 | [`checks`] | what only the running system can answer |
-//! | 3 | [`report`] | the same result as text, diff, JSON, JUnit |
-//! | 3 | [`article`] | the end state, a file a section, compared with the host |
-//! | 2 | [`plan`] | changes as data; executed with a journal; taken back |
-//! | 2 | [`settings`] | where each value comes from and which one wins |
-//! | 1 | [`host`] | files, commands, packages, units, facts: all that touches the machine |
+//! | 7 | [`cli`] | what can be typed; one short file a subcommand |
+//! | 6 | [`report`] | the same result as text, diff, JSON, JUnit |
+//! | 5 | [`checks`] | what only the running system can answer |
+//! | 4 | [`article`] | the end state, a file a section, compared with the host |
+//! | 3 | [`plan`] | changes as data; executed with a journal; taken back |
+//! | 3 | [`settings`] | where each value comes from and which one wins |
+//! | 2 | [`host`] | files, commands, packages, units, facts: all that touches the machine |
 //! | 1 | [`kernel`] | addresses and routes, by netlink |
 //! | 1 | [`syntax`] | lossless documents: parse, edit one key, print |
 //! | 1 | [`history`] | the lines in which a portsentry says whom it caught |

@@ -129,7 +129,7 @@ fn runs(context: &Context, generation: Generation, processes: &[Process]) -> Che
             );
         }
     }
-    let age = crate::report::age(youngest.max(STEADY.as_secs_f64()));
+    let age = crate::host::age(youngest.max(STEADY.as_secs_f64()));
     Check::ok(id, format!("portsentry watches TCP and UDP below 1024 ({}, for {age})", shown(processes)))
 }
 

@@ -2,6 +2,7 @@
 //!
 //! A [`Host`] has a root directory, so that the same code serves `/`, a mounted image and a fixture.
 
+mod age;
 mod chaos;
 mod commands;
 mod dpkg_archive;
@@ -19,6 +20,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
+pub use age::age;
 pub use chaos::{ChaosSupport, kernel_release, secure_boot};
 pub use commands::{CommandOutput, Invocation};
 pub use facts::{Facts, Generation, Release};

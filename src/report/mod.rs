@@ -7,5 +7,5 @@ mod unified;
 
 pub use json::{AppliedReport, Report};
 pub use junit::junit;
-pub use text::{Page, age, ago};
+pub use text::{Page, ago};
 pub use unified::unified;
