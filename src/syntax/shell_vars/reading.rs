@@ -307,6 +307,12 @@ impl<'a> Reading<'a> {
     fn value(&self, command: &Command, word: &Word, name: &str) -> Result<String, String> {
         let mut bytes = Vec::new();
         for (index, (quote, part)) in word.parts.iter().enumerate() {
+            // `export B=7 A=$B` expands all its words before it sets the first.
+            if let Part::Variable(other) = part
+                && command.words.iter().any(|w| w.start != word.start && w.assigned_name() == Some(other))
+            {
+                return Err(format!("takes ${other}, which the same command sets"));
+            }
             // The name and its = are the beginning of the first part.
             let start = if index == 0 { name.len() + 1 } else { 0 };
             self.expand(command, *quote, part, start, &mut bytes)?;
