@@ -117,13 +117,29 @@ fn ignored(context: &Context) -> Result<Vec<Check>> {
     for lost in AddressList::parse(&list).not_honoured(dialect) {
         checks.push(Check::fail(
             "ignore-list-lines",
-            format!("{}, line {} is without effect", generation.ignore_list(), lost.line),
+            format!(
+                "{}, line {} {}",
+                generation.ignore_list(),
+                lost.line,
+                if lost.fatal { "keeps portsentry from starting" } else { "is without effect" }
+            ),
             format!("{}: {}", lost.text, lost.why),
             lost.remedy,
         ));
     }
     let denied = HostsAccess::parse(&read(context, HOSTS_DENY)?);
     let allow = HostsAccess::parse(&read(context, HOSTS_ALLOW)?);
+    for (path, document) in [(HOSTS_ALLOW, &allow), (HOSTS_DENY, &denied)] {
+        if let Some(error) = document.unreadable() {
+            let seen = format!("{path}, {error}");
+            checks.push(Check::fail(
+                "hosts-files",
+                format!("TCP wrappers stop reading {path}"),
+                seen,
+                "end that line with a newline, or shorten it",
+            ));
+        }
+    }
     let files = |path: &str| context.host.text(path);
     let shut: Vec<String> = safe_networks(context)
         .iter()
