@@ -97,7 +97,7 @@ fn nothing_to_do(common: &Common, session: &Session, described: &Described, runs
 }
 
 fn consent(common: &Common, options: &ApplyOptions, session: &Session) -> Result<()> {
-    let wide = session.settings.wide_lan_to_confirm(&session.flags, &session.host)?;
+    let wide = session.settings.wide_lan_to_confirm(&session.flags)?;
     if options.yes {
         if let Some(why) = wide {
             bail!(

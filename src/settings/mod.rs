@@ -86,7 +86,7 @@ impl Settings {
         flags: &Flags,
         environment: &dyn Fn(&str) -> Option<String>,
     ) -> Result<Loaded> {
-        let policy = Policy::read(host, &flags.policy)?;
+        let policy = Policy::read(&flags.policy)?;
         let lan = match lan::combine(host, network, flags, environment, &policy)? {
             lan::Combined::Whole(lan) => lan,
             lan::Combined::Missing(missing) => {
@@ -128,8 +128,8 @@ impl Settings {
     }
 
     /// Whether apply has to ask before it trusts so large a LAN, and why.
-    pub fn wide_lan_to_confirm(&self, flags: &Flags, host: &Host) -> Result<Option<String>> {
-        let consented = flags.accept_wide_lan || Policy::read(host, &flags.policy)?.lan.wide.value;
+    pub fn wide_lan_to_confirm(&self, flags: &Flags) -> Result<Option<String>> {
+        let consented = flags.accept_wide_lan || Policy::read(&flags.policy)?.lan.wide.value;
         Ok(self.lan.needs_consent().filter(|_| !consented))
     }
 

@@ -10,8 +10,6 @@ use ipnet::IpNet;
 use serde::Deserialize;
 use toml_edit::{ArrayOfTables, Document, DocumentMut, Item, Table, value};
 
-use crate::host::Host;
-
 use super::choices::{BanTime, Engine, Response};
 use super::config_env::check_writers;
 use super::origin::{Origin, Sourced};
@@ -85,20 +83,19 @@ struct RawClient {
 }
 
 impl Policy {
-    /// Reads the file at `path` of `host`; a missing one leaves everything at its default.
+    /// Reads the file at `path`; a missing one leaves everything at its default.
     ///
     /// # Errors
     /// Others could write it, it is no TOML, has an unknown key or a wrong type: with file, line and what
     /// was probably meant.
-    pub fn read(host: &Host, path: &Path) -> Result<Policy> {
-        let outside = host.outside(path);
-        let text = match std::fs::read_to_string(&outside) {
+    pub fn read(path: &Path) -> Result<Policy> {
+        let text = match std::fs::read_to_string(path) {
             Ok(text) => text,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
             Err(error) => return Err(error).with_context(|| format!("cannot read {}", path.display())),
         };
         if !text.is_empty() {
-            check_writers(&outside)?;
+            check_writers(path)?;
         }
         Policy::parse(&text, path)
     }
