@@ -129,16 +129,14 @@ fn ignored(context: &Context) -> Result<Vec<Check>> {
     }
     let denied = HostsAccess::parse(&read(context, HOSTS_DENY)?);
     let allow = HostsAccess::parse(&read(context, HOSTS_ALLOW)?);
-    for (path, document) in [(HOSTS_ALLOW, &allow), (HOSTS_DENY, &denied)] {
-        if let Some(error) = document.unreadable() {
-            let seen = format!("{path}, {error}");
-            checks.push(Check::fail(
-                "hosts-files",
-                format!("TCP wrappers stop reading {path}"),
-                seen,
-                "end that line with a newline, or shorten it",
-            ));
-        }
+    // Such a line denies everybody whom no rule above it matches; in hosts.allow it is only without effect.
+    if let Some(error) = denied.unreadable() {
+        checks.push(Check::fail(
+            "hosts-files",
+            "TCP wrappers stop reading hosts.deny, and shut out whom no rule lets in",
+            format!("{HOSTS_DENY}, {error}"),
+            "end that line with a newline, or shorten it",
+        ));
     }
     let files = |path: &str| context.host.text(path);
     let shut: Vec<String> = safe_networks(context)

@@ -178,7 +178,9 @@ impl Common {
     /// The flags that decide about settings. Files that are not named lie within the root.
     pub fn flags(&self) -> Flags {
         let within = |path: &str| self.root.join(path.trim_start_matches('/'));
+        let named = [("--config-env", &self.config_env), ("--policy", &self.policy)];
         Flags {
+            named: named.into_iter().filter_map(|(flag, path)| Some((flag, path.clone()?))).collect(),
             config_env: self.config_env.clone().unwrap_or_else(|| within("/root/config.env")),
             policy: self.policy.clone().unwrap_or_else(|| within("/etc/harden-portsentry/policy.toml")),
             lan_if: self.lan_if.clone(),

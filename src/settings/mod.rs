@@ -28,6 +28,8 @@ pub use policy::{Policy, SshClient, add_ssh_client};
 pub struct Flags {
     pub config_env: PathBuf,
     pub policy: PathBuf,
+    /// Files that the command line names: they must be there.
+    pub named: Vec<(&'static str, PathBuf)>,
     pub lan_if: Option<String>,
     pub lan_ip: Option<String>,
     pub lan_nm: Option<String>,
@@ -86,6 +88,11 @@ impl Settings {
         flags: &Flags,
         environment: &dyn Fn(&str) -> Option<String>,
     ) -> Result<Loaded> {
+        for (flag, path) in &flags.named {
+            if !path.exists() {
+                bail!("{flag} names {}, and there is no such file", path.display());
+            }
+        }
         let policy = Policy::read(&flags.policy)?;
         let lan = match lan::combine(host, network, flags, environment, &policy)? {
             lan::Combined::Whole(lan) => lan,
