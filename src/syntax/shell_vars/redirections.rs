@@ -1,8 +1,9 @@
-//! Redirections and here-documents, whose lines are no commands.
+//! Redirections, and the here-documents that some of them announce.
 
-use super::script::{Command, Commands, State};
+use super::script::{Commands, read_nested};
 use super::words::{Part, Quote, Word};
 
+/// Announced, and to be read behind the end of its line.
 pub(super) struct HereDocument {
     delimiter: Vec<u8>,
     tabs_stripped: bool,
@@ -10,58 +11,58 @@ pub(super) struct HereDocument {
 }
 
 impl Commands<'_, '_> {
-    pub fn redirection(&mut self, command: &mut Command) {
-        self.reader.unit.operators = true;
-        command.redirected = true;
-        if self.reader.looking_at(b"<<<") {
-            return self.reader.broken("<<< is bash's own");
-        }
-        let here = self.reader.looking_at(b"<<");
+    pub fn redirection(&mut self) {
+        self.command.redirected = true;
+        self.mixes();
+        let here = self.reader.looking_at(b"<<") && !self.reader.looking_at(b"<<<");
         let tabs_stripped = self.reader.looking_at(b"<<-");
-        let duplicates = self.reader.looking_at(b"<&") || self.reader.looking_at(b">&");
-        let two = [&b"<<"[..], b"<&", b"<>", b">&", b">>", b">|"].iter().any(|op| self.reader.looking_at(op));
-        self.reader.at += 1 + usize::from(two) + usize::from(tabs_stripped);
+        while matches!(self.reader.peek(0), Some(b'<' | b'>')) {
+            self.reader.at += 1;
+        }
+        if self.reader.peek(0) == Some(b'(') {
+            self.reader.at += 1;
+            return self.reader.deeper(read_nested); // bash's <(…)
+        }
+        self.reader.at += usize::from(tabs_stripped || matches!(self.reader.peek(0), Some(b'&' | b'|')));
         self.reader.skip_blanks();
-        let none = self.reader.peek(0) == Some(b'#') || self.reader.looking_at(b"\\\n");
         let target = self.reader.word();
-        if none || target.parts.is_empty() {
-            return self.reader.broken("of a redirection to nothing");
-        }
-        if matches!(self.reader.peek(0), Some(b'<' | b'>')) {
-            return self.reader.broken("of a redirection behind another without a blank");
-        }
-        let descriptor = |text: &str| matches!(text.as_bytes(), [b'-' | b'0'..=b'9']);
-        if duplicates && !target.reserved().is_some_and(descriptor) {
-            return self.reader.broken("of a redirection to no descriptor");
+        if target.parts.is_empty() && !self.reader.looking_at(b"<(") && !self.reader.looking_at(b">(") {
+            return self.reader.broken(self.reader.line, "it has a redirection to nothing");
         }
         if here {
-            let bare = |(quote, part): &(Quote, Part)| *quote == Quote::Bare && matches!(part, Part::Text(_));
-            let expanded = target.parts.iter().all(bare);
-            match target.literal() {
-                Some(delimiter) if !delimiter.contains('\n') => {
+            let plain = |(quote, part): &(Quote, Part)| *quote == Quote::Bare && matches!(part, Part::Text(_));
+            let expanded = target.parts.iter().all(plain);
+            match target.literal().filter(|delimiter| !delimiter.contains('\n')) {
+                Some(delimiter) => {
                     self.here.push(HereDocument { delimiter: delimiter.into_bytes(), tabs_stripped, expanded });
                 }
-                _ => self.reader.broken("of a here-document's delimiter"),
+                None => self.reader.broken(self.reader.line, "it has a here-document with an odd delimiter"),
             }
-        }
-        if self.state == State::Body {
-            return self.reader.broken("of a function without braces");
-        }
-        if self.state.takes_reserved() {
-            self.state = State::Prefix;
         }
     }
 
-    pub fn read_here_documents(&mut self) {
+    /// bash's `&>`, which ends the command for another shell: only at its end do both mean the same.
+    pub fn output_redirection(&mut self) {
+        self.reader.at += 1;
+        self.command.linked = true;
+        self.redirection();
+        self.reader.skip_blanks();
+        if !matches!(self.reader.peek(0), None | Some(b'\n' | b';' | b'&' | b'|' | b')' | b'#')) {
+            self.reader.broken(self.reader.line, "shells do not agree on what stands behind &>");
+        }
+    }
+
+    /// Reads those that the line just ended has announced.
+    pub fn here_documents(&mut self) {
         for document in std::mem::take(&mut self.here) {
             let start = (self.reader.at, self.reader.line);
             let mut continued = false;
             loop {
                 let line_start = self.reader.at;
                 if line_start >= self.reader.script.len() {
-                    return self.reader.broken("of a here-document that does not end");
+                    return self.reader.broken(start.1, "it has a here-document that does not end");
                 }
-                let end = self.line_end();
+                let end = self.reader.line_end();
                 let mut text = &self.reader.script[line_start..end];
                 if document.tabs_stripped {
                     text = &text[text.iter().take_while(|&&b| b == b'\t').count()..];
@@ -71,7 +72,7 @@ impl Commands<'_, '_> {
                 let joined = std::mem::replace(&mut continued, document.expanded && ends_in_backslash(text));
                 if text == document.delimiter && !joined {
                     if document.expanded {
-                        self.read_expansions(start, line_start);
+                        self.expansions(start, line_start);
                     }
                     break;
                 }
@@ -79,34 +80,25 @@ impl Commands<'_, '_> {
         }
     }
 
-    pub fn line_end(&self) -> usize {
-        let rest = &self.reader.script[self.reader.at..];
-        rest.iter().position(|&b| b == b'\n').map_or(self.reader.script.len(), |n| self.reader.at + n)
-    }
-
     /// Notes what the expansions in a here-document's body set.
-    fn read_expansions(&mut self, start: (usize, usize), end: usize) {
+    fn expansions(&mut self, start: (usize, usize), end: usize) {
         let after = (self.reader.at, self.reader.line);
         let mut body = Word::default();
         (self.reader.at, self.reader.line) = start;
-        while self.reader.at < end && self.reader.unit.broken.is_none() {
+        while self.reader.at < end && self.reader.broken.is_none() {
             match self.reader.peek(0) {
                 Some(b'\\') => {
                     self.reader.step();
                     self.reader.step();
                 }
                 Some(b'$' | b'`') => self.reader.expansion(Quote::Double, &mut body),
-                _ => {
-                    self.reader.step();
-                }
+                _ => drop(self.reader.step()),
             }
         }
         if self.reader.at > end {
-            self.reader.broken("of an expansion that does not end in its here-document");
+            self.reader.broken(start.1, "it has a here-document with an expansion that does not end");
         }
-        if self.reader.unit.broken.is_none() {
-            (self.reader.at, self.reader.line) = after;
-        }
+        (self.reader.at, self.reader.line) = after;
     }
 }
 

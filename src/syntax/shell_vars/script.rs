@@ -1,140 +1,160 @@
-//! Cuts a shell script into the units that a shell reads and runs one after the other, and notes in each what could
-//! set a variable. Nothing is run or expanded. The grammar is POSIX's (XCU chapter 2); what only bash knows, what is
-//! out of place, and what is left open at the end makes a unit broken.
+//! Cuts a shell script into its simple commands and notes of each where it stands, and what else could set a
+//! variable. Nothing is run or expanded.
+//!
+//! Whether a shell would take the whole is not asked: of a script that no shell reads to its end nobody has values.
+//! What this reader cannot follow ends the reading.
+
+use std::collections::HashSet;
 
 use super::redirections::HereDocument;
-use super::words::{DEEPEST, Reader, Word, is_name};
+use super::words::{Part, Quote, Reader, Word};
 
-/// From the first word after a finished command to the newline that ends this one: one line as a rule, more with an
-/// open quote, a compound command, a trailing `&&` or a here-document.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Unit {
-    /// Index of its first line, from 0.
-    pub first: usize,
+/// What was found in a script.
+#[derive(Default)]
+pub(super) struct Script {
     pub commands: Vec<Command>,
-    /// The first word of the outermost compound command, such as `if`.
-    pub compound: Option<String>,
-    /// `&`, `|`, `&&`, `||`, redirections, continued lines: more than plain commands one after the other.
-    pub operators: bool,
-    /// Names of functions that it defines.
-    pub functions: Vec<String>,
-    /// Variables that an expansion or a loop sets: `${X:=a}`, `$((X=1))`, `for X in a`.
-    pub set_by_expansion: Vec<String>,
-    /// Why a shell would stop here: line index and reason.
+    /// Functions that it defines: line index, from 0, and name.
+    pub functions: Vec<(usize, String)>,
+    /// Variables that expansions and loops set: `${X:=a}`, `$((X=1))`, `for X in a`.
+    pub set: Vec<(usize, String)>,
+    /// Where and why it cannot be followed.
     pub broken: Option<(usize, &'static str)>,
+    /// The lists that hold more than assignments. If anything in a list fails, bash gives up the rest of it, and goes
+    /// on in the next line.
+    mixed: HashSet<usize>,
 }
 
-impl Unit {
-    /// Whether every command in it is run once, here and in turn, whatever the others did.
-    pub fn is_plain(&self) -> bool {
-        self.compound.is_none() && !self.operators && self.functions.is_empty() && self.broken.is_none()
+impl Script {
+    /// Whether the command's list holds nothing but assignments, each run once and in its turn.
+    pub fn is_plain(&self, command: &Command) -> bool {
+        !self.mixed.contains(&command.list)
     }
 }
 
 /// One simple command: its assignments, then its words.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Command {
     pub line: usize,
+    /// Counts the lists of commands, each up to a newline outside of all compound commands.
+    pub list: usize,
     pub assignments: Vec<Word>,
     pub words: Vec<Word>,
     pub redirected: bool,
+    /// Joined to another one by `&&`, `|` or the like, or sent to the background.
+    pub linked: bool,
+    /// The compound command around all others: its line and first word.
+    pub inside: Option<(usize, String)>,
+    pub in_function: bool,
+    /// A piece of bash's `[[ … ]]`, which is no command to bash.
+    pub test: bool,
 }
 
-/// The units of `script`, which has no carriage returns before its newlines.
-pub(super) fn units(script: &[u8]) -> Vec<Unit> {
-    let mut reader = Reader { script, at: 0, line: 0, unit: Unit::default(), depth: 0 };
-    let mut units = Vec::new();
-    while reader.at < script.len() {
-        reader.unit = Unit { first: reader.line, ..Unit::default() };
-        Commands { reader: &mut reader, open: Vec::new(), here: Vec::new(), state: State::Empty, nested: false }.read();
-        units.push(std::mem::take(&mut reader.unit));
+impl Command {
+    /// The words that are assignments which stay: all of a command without a name, and those of `export` and
+    /// `readonly`. `None` for another command.
+    pub fn assigning(&self) -> Option<&[Word]> {
+        match self.words.split_first() {
+            None => Some(&self.assignments),
+            Some((name, words)) if self.assignments.is_empty() => {
+                matches!(name.bare(), Some("export" | "readonly")).then_some(words)
+            }
+            Some(_) => None,
+        }
     }
-    units
+
+    /// Whether it is run once and in its turn, if all before it in its list have gone well.
+    pub fn is_in_turn(&self) -> bool {
+        self.inside.is_none() && !self.linked && !self.in_function && !self.redirected
+    }
+
+    fn is_mixed(&self) -> bool {
+        let Some(words) = self.assigning() else { return true };
+        !self.is_in_turn() || words.iter().any(Word::may_fail)
+    }
 }
 
-/// Reads on to the `)` of a `$(`. What runs in there is a subshell and sets nothing out here.
-pub(super) fn read_substitution(reader: &mut Reader) {
-    let outer = std::mem::take(&mut reader.unit);
-    reader.unit.first = reader.line;
-    Commands { reader, open: vec![Open::Paren], here: Vec::new(), state: State::Empty, nested: true }.read();
-    let broken = reader.unit.broken;
-    reader.unit = Unit { broken, ..outer };
+/// Reads `script`, which has no carriage returns before its newlines.
+pub(super) fn read(script: &[u8]) -> Script {
+    let mut reader = Reader { script, at: 0, line: 0, set: Vec::new(), broken: None, depth: 0 };
+    let mut found = Commands::new(&mut reader, false).read();
+    (found.set, found.broken) = (reader.set, reader.broken);
+    found
 }
 
-/// A compound command that is not closed yet, by what comes next in it.
+/// Reads on to the `)` of a `$(` or `<(`, and behind it. What runs in there sets nothing out here.
+pub(super) fn read_nested(reader: &mut Reader) {
+    let set = reader.set.len();
+    Commands::new(reader, true).read();
+    reader.set.truncate(set);
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Open {
-    /// `if` or `elif`, up to `then`.
-    Condition,
-    Then,
-    Else,
-    /// `while` or `until`, up to `do`.
-    LoopHead,
-    /// The words of a `for`.
-    ForHead,
-    LoopBody,
+enum Kind {
+    If,
+    Loop,
     /// Behind `case`, before its word.
     CaseWord,
     /// Behind that word, before `in`.
     CaseHead,
     CasePattern,
-    /// In the commands behind a pattern, where there may be none.
+    /// In the commands behind a pattern.
     CaseBody,
     Brace,
     Paren,
 }
 
-/// What stands before the place that is being read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum State {
-    /// Nothing, or a finished command.
-    Empty,
-    /// What demands a command: `then`, `&&`, `(` and their like.
-    Needs,
-    /// The same, behind `|`, where `!` is not allowed.
-    Piped,
-    /// The same, behind `name()`, where bash allows only a compound command.
-    Body,
-    /// `!`, which demands one in the same line.
-    Negated,
-    /// Assignments or redirections of a command; reserved words are no longer recognised.
-    Prefix,
-    /// A command's name.
-    Words,
-    /// The end of a compound command: no further word fits.
-    Closed,
-}
-
-impl State {
-    /// Whether a command has to come, here or in the next line.
-    fn demands(self) -> bool {
-        matches!(self, State::Needs | State::Piped | State::Body | State::Negated)
-    }
-
-    /// Whether the next word is a command's first, and so may be a reserved one.
-    pub(super) fn takes_reserved(self) -> bool {
-        self == State::Empty || self.demands()
-    }
+/// A compound command that is not closed yet.
+struct Open {
+    kind: Kind,
+    line: usize,
+    word: String,
+    function: bool,
 }
 
 pub(super) struct Commands<'r, 'a> {
-    pub(super) reader: &'r mut Reader<'a>,
-    open: Vec<Open>,
-    pub(super) here: Vec<HereDocument>,
-    pub(super) state: State,
-    /// Ends at its closing parenthesis instead of at a newline.
+    pub reader: &'r mut Reader<'a>,
+    /// Ends at a closing parenthesis instead of at the end of the file.
     nested: bool,
+    list: usize,
+    opened: usize,
+    open: Vec<Open>,
+    pub here: Vec<HereDocument>,
+    pub command: Command,
+    /// Whether a command's first word, or a pattern's, is to come.
+    first: bool,
+    /// `&&`, `|` or the like stands before the next command.
+    linked: bool,
+    /// `name()` stands before it.
+    function: bool,
+    /// `[[` stands before this place in the same line.
+    test: bool,
+    found: Script,
 }
 
-impl Commands<'_, '_> {
-    fn read(&mut self) {
-        let mut command = Command { line: self.reader.line, ..Command::default() };
-        loop {
+impl<'r, 'a> Commands<'r, 'a> {
+    fn new(reader: &'r mut Reader<'a>, nested: bool) -> Self {
+        let (opened, command) = (reader.line, Command { line: reader.line, ..Command::default() });
+        let (open, here, found) = (Vec::new(), Vec::new(), Script::default());
+        Self {
+            reader,
+            nested,
+            list: 0,
+            opened,
+            open,
+            here,
+            command,
+            first: true,
+            linked: false,
+            function: false,
+            test: false,
+            found,
+        }
+    }
+
+    fn read(mut self) -> Script {
+        while self.reader.broken.is_none() {
             let Some(byte) = self.reader.peek(0) else {
-                let unfinished = self.state.demands();
-                if unfinished || !self.open.is_empty() || !self.here.is_empty() {
-                    self.reader.broken_at(self.reader.unit.first, "the file ends before the command does");
-                }
+                self.ends();
                 break;
             };
             match byte {
@@ -142,234 +162,240 @@ impl Commands<'_, '_> {
                 b'\\' if self.reader.peek(1) == Some(b'\n') => {
                     self.reader.step();
                     self.reader.step();
-                    // Such a command is read, but none of its lines is a plain assignment.
-                    self.reader.unit.operators = true;
                 }
-                b'#' => self.reader.at = self.line_end(),
+                b'#' => self.reader.at = self.reader.line_end(),
                 b'\n' => {
                     self.reader.step();
-                    self.read_here_documents();
-                    self.finish(&mut command);
-                    match self.state {
-                        state if self.open.last() == Some(&Open::CasePattern) && state != State::Empty => {
-                            self.reader.broken("of a pattern without its )");
-                        }
-                        State::Negated => self.reader.broken("of a ! without a command"),
-                        State::Needs | State::Piped | State::Body => {}
-                        _ if self.open.is_empty() => break,
-                        _ => self.state = State::Empty,
+                    self.here_documents();
+                    self.test = false;
+                    self.finish();
+                    self.list += usize::from(self.open.is_empty() && !self.linked && !self.function);
+                }
+                b';' | b'&' | b'|' => self.operator(byte),
+                b')' if self.nested && self.open.is_empty() => {
+                    self.reader.at += 1;
+                    if !self.here.is_empty() {
+                        self.reader.broken(self.opened, "it has a here-document that does not end");
                     }
+                    break;
                 }
-                b';' | b'&' | b'|' => {
-                    self.operator(byte);
-                    self.finish(&mut command);
-                }
-                b'(' | b')' => self.parenthesis(byte, &mut command),
-                b'<' | b'>' => self.redirection(&mut command),
+                b'(' | b')' => self.parenthesis(byte),
+                b'<' | b'>' => self.redirection(),
                 _ => {
                     let word = self.reader.word();
-                    self.place(word, &mut command);
+                    self.place(word);
                 }
-            }
-            if self.open.len() > DEEPEST {
-                self.reader.broken("it is nested too deeply");
-            }
-            if self.reader.unit.broken.is_some() {
-                self.reader.at = self.reader.script.len();
-                break;
-            }
-            if self.nested && self.open.is_empty() {
-                if !self.here.is_empty() {
-                    self.reader.broken("of a here-document that does not end");
-                }
-                break;
             }
         }
-        self.finish(&mut command);
+        if self.reader.broken.is_none() {
+            self.finish();
+        }
+        self.found
+    }
+
+    fn ends(&mut self) {
+        match self.open.first() {
+            Some(open) => self.reader.broken(open.line, "it begins what the file does not end"),
+            None if self.nested => self.reader.broken(self.opened, "it has a ( that does not end"),
+            None if !self.here.is_empty() => {
+                self.reader.broken(self.reader.line, "it has a here-document that does not end");
+            }
+            None => {}
+        }
+    }
+
+    fn kind(&self) -> Option<Kind> {
+        self.open.last().map(|open| open.kind)
     }
 
     /// Decides what a word is by where it stands.
-    fn place(&mut self, word: Word, command: &mut Command) {
-        let number = word.reserved().is_some_and(|text| text.bytes().all(|b| b.is_ascii_digit()));
+    fn place(&mut self, word: Word) {
+        let number = word.bare().is_some_and(|text| text.bytes().all(|b| b.is_ascii_digit()));
         if number && matches!(self.reader.peek(0), Some(b'<' | b'>')) {
-            return; // The descriptor of a redirection.
+            return; // the descriptor of a redirection
         }
-        let recognised = self.state.takes_reserved();
-        match (self.open.last(), self.state) {
-            (Some(Open::CaseWord), _) => return self.enter(Open::CaseHead, State::Empty),
-            (Some(Open::CaseHead), _) if word.reserved() == Some("in") => {
-                return self.enter(Open::CasePattern, State::Empty);
+        let command_is_empty = self.command.assignments.is_empty() && !self.command.redirected;
+        match self.kind() {
+            Some(Kind::CaseWord) => return self.turn(Kind::CaseHead),
+            Some(Kind::CaseHead) if word.bare() == Some("in") => return self.turn(Kind::CasePattern),
+            Some(Kind::CaseHead) => return self.reader.broken(self.reader.line, "it has a case without its in"),
+            Some(Kind::CasePattern) if self.first && word.bare() == Some("esac") => {
+                return self.close(Kind::CasePattern);
             }
-            (Some(Open::CasePattern), State::Empty) if word.reserved() == Some("esac") => {
-                return self.close();
-            }
-            (Some(Open::CasePattern), State::Empty | State::Needs) => {
-                return self.state = State::Words;
-            }
-            (Some(Open::CaseHead | Open::CasePattern), _) => {
-                return self.reader.broken("of a word out of place in a case");
-            }
-            (Some(Open::ForHead), State::Words) => return,
-            (Some(Open::ForHead), _) if word.reserved() != Some("do") => {
-                return self.reader.broken("of a word out of place in a for");
-            }
+            Some(Kind::CasePattern) => return self.first = false,
+            _ if self.first && command_is_empty && self.reserved(&word) => return,
             _ => {}
         }
-        if recognised && self.reserved(&word) {
-            return;
+        let assigns = word.assigned_name().is_some() || word.extended_name().is_some();
+        if self.first && word.opens_subscript() {
+            self.reader.broken(self.reader.line, "it has a [ that bash looks for the ] of");
         }
-        match self.state {
-            State::Empty | State::Needs | State::Piped | State::Negated | State::Prefix if word.is_element() => {
-                self.reader.broken("an array is bash's own");
-            }
-            State::Body => self.reader.broken("of a function without braces"),
-            State::Closed => self.reader.broken("of a word behind the end of a compound command"),
-            state if word.assigned_name().is_some() && (state == State::Prefix || state.takes_reserved()) => {
-                if self.reader.peek(0) == Some(b'(') {
-                    self.reader.broken("an array is bash's own");
-                }
-                self.state = State::Prefix;
-                command.assignments.push(word);
-            }
-            _ => {
-                self.state = State::Words;
-                command.words.push(word);
-            }
+        let array = self.reader.peek(0) == Some(b'(') && assigns && word.parts.len() == 1;
+        let mut word = word;
+        if array {
+            self.reader.array();
+            word.parts.push((Quote::Bare, Part::Shell("bash's array")));
+            word.end = self.reader.at;
+        }
+        if self.first && word.assigned_name().is_some() {
+            self.command.assignments.push(word);
+        } else {
+            self.test = (self.test || self.first && word.bare() == Some("[[")) && word.bare() != Some("]]");
+            self.command.test |= self.test;
+            self.command.words.push(word);
+            self.first = false;
         }
     }
 
     /// Moves the innermost compound command on.
-    fn enter(&mut self, open: Open, state: State) {
+    fn turn(&mut self, kind: Kind) {
         if let Some(top) = self.open.last_mut() {
-            *top = open;
+            top.kind = kind;
         }
-        self.state = state;
+        self.first = true;
     }
 
-    fn begin(&mut self, open: Open, state: State) {
-        self.open.push(open);
-        self.state = state;
+    fn begin(&mut self, kind: Kind, word: &str) {
+        let function = std::mem::take(&mut self.function);
+        self.linked = false;
+        self.mixes();
+        self.open.push(Open { kind, line: self.reader.line, word: word.to_owned(), function });
+        if self.open.len() > 64 {
+            self.reader.broken(self.reader.line, "it is nested too deeply");
+        }
+        self.first = true;
     }
 
-    fn close(&mut self) {
-        self.open.pop();
-        self.state = State::Closed;
+    fn close(&mut self, kind: Kind) {
+        match self.kind() {
+            Some(top) if top == kind => drop(self.open.pop()),
+            _ => self.reader.broken(self.reader.line, "it ends what it did not begin"),
+        }
     }
 
     /// Files the command away and starts the next.
-    fn finish(&mut self, command: &mut Command) {
-        let done = std::mem::replace(command, Command { line: self.reader.line, ..Command::default() });
-        if !done.words.is_empty() || !done.assignments.is_empty() {
-            self.reader.unit.commands.push(done);
+    fn finish(&mut self) {
+        let next = Command { line: self.reader.line, ..Command::default() };
+        let mut done = std::mem::replace(&mut self.command, next);
+        self.first = true;
+        if done.words.is_empty() && done.assignments.is_empty() {
+            return;
         }
+        done.linked |= std::mem::take(&mut self.linked);
+        done.inside = self.open.first().map(|open| (open.line, open.word.clone()));
+        done.in_function = std::mem::take(&mut self.function) || self.open.iter().any(|open| open.function);
+        done.list = self.list;
+        if done.is_mixed() {
+            self.mixes();
+        }
+        self.found.commands.push(done);
     }
 
-    /// Reads `;`, `;;`, `&`, `&&`, `|` or `||`.
+    /// The list holds more than assignments.
+    pub fn mixes(&mut self) {
+        self.found.mixed.insert(self.list);
+    }
+
     fn operator(&mut self, byte: u8) {
-        if self.reader.looking_at(b"&>") || self.reader.looking_at(b"|&") {
-            return self.reader.broken("of &> or |&, which not every shell takes alike");
+        if self.reader.looking_at(b"&>") {
+            return self.output_redirection();
         }
         self.reader.at += 1;
         let doubled = self.reader.peek(0) == Some(byte);
         self.reader.at += usize::from(doubled);
-        self.reader.unit.operators |= byte != b';';
-        let nothing = self.state.takes_reserved();
-        match (self.open.last(), byte, doubled) {
-            (Some(Open::CasePattern), b'|', false) if self.state == State::Words => self.state = State::Needs,
-            (Some(Open::CaseBody), b';', true) if !self.state.demands() => {
-                self.enter(Open::CasePattern, State::Empty);
+        self.command.linked |= byte != b';';
+        self.finish();
+        match (byte, self.kind()) {
+            (b'|', Some(Kind::CasePattern)) => self.first = false,
+            (b';', Some(Kind::CaseBody)) if doubled || self.reader.peek(0) == Some(b'&') => {
+                while self.reader.peek(0) == Some(b'&') {
+                    self.reader.at += 1; // bash's ;& and ;;&
+                }
+                self.turn(Kind::CasePattern);
             }
-            (Some(Open::CasePattern | Open::CaseHead | Open::CaseWord), ..) | (_, b';', true) => {
-                self.reader.broken("of an operator out of place");
+            (b';', _) if doubled => self.reader.broken(self.reader.line, "it has a ;; outside of a case"),
+            (b'|', _) => {
+                self.reader.at += usize::from(!doubled && self.reader.peek(0) == Some(b'&')); // bash's |&
+                self.linked = true;
             }
-            (Some(Open::ForHead), _, _) if byte != b';' => self.reader.broken("of an operator out of place in a for"),
-            _ if nothing => self.reader.broken("of an operator without a command before it"),
-            (_, b'|', false) => self.state = State::Piped,
-            (_, b'|', true) | (_, b'&', true) => self.state = State::Needs,
-            _ => self.state = State::Empty,
+            _ => self.linked = byte == b'&' && doubled,
         }
     }
 
-    fn parenthesis(&mut self, byte: u8, command: &mut Command) {
+    fn parenthesis(&mut self, byte: u8) {
+        let command = &self.command;
+        let names_one = command.assignments.is_empty() && !command.redirected && command.words.len() == 1;
+        match (byte, self.kind()) {
+            (b'(', Some(Kind::CasePattern)) => self.first = false,
+            (b')', Some(Kind::CasePattern)) => self.turn(Kind::CaseBody),
+            _ if self.test => {} // it has parentheses of its own
+            (b')', _) => {
+                self.finish();
+                self.close(Kind::Paren);
+            }
+            _ if self.first && command.assignments.is_empty() => {
+                if self.reader.arithmetic() {
+                    (self.linked, self.function) = (false, false);
+                    return self.mixes();
+                }
+                self.begin(Kind::Paren, "(");
+            }
+            _ if names_one => return self.function_definition(),
+            _ => self.reader.broken(self.reader.line, "it has a ( where no shell expects one"),
+        }
         self.reader.at += 1;
-        match (byte, self.open.last()) {
-            (b'(', Some(Open::CasePattern)) if self.state == State::Empty => self.state = State::Needs,
-            (b')', Some(Open::CasePattern)) if self.state == State::Words => self.enter(Open::CaseBody, State::Empty),
-            (_, Some(Open::CasePattern | Open::CaseHead | Open::CaseWord | Open::ForHead)) => {
-                self.reader.broken("of a parenthesis out of place");
-            }
-            (b')', Some(Open::Paren)) if !self.state.demands() => self.close(),
-            (b')', _) => self.reader.broken("of a ) out of place"),
-            _ if self.state.takes_reserved() => {
-                self.reader.unit.compound.get_or_insert_with(|| "(".to_owned());
-                self.begin(Open::Paren, State::Needs);
-            }
-            _ => self.function_definition(command),
-        }
-        self.finish(command);
     }
 
-    /// `name()`, with the `(` already read.
-    fn function_definition(&mut self, command: &mut Command) {
+    /// `name()`, at its `(`.
+    fn function_definition(&mut self) {
+        self.reader.at += 1;
         self.reader.skip_blanks();
-        let name = match &command.words[..] {
-            [word] if self.reader.peek(0) == Some(b')') && command.assignments.is_empty() && !command.redirected => {
-                word.reserved()
+        let name = self.command.words[0].literal();
+        match name.filter(|_| self.reader.step() == Some(b')')) {
+            Some(name) => {
+                self.found.functions.push((self.reader.line, name));
+                self.mixes();
+                (self.function, self.first) = (true, true);
+                self.command = Command { line: self.reader.line, ..Command::default() };
             }
-            _ => None,
-        };
-        let Some(name) = name.filter(|name| is_name(name.as_bytes())).map(str::to_owned) else {
-            return self.reader.broken("of a ( that no POSIX shell expects there");
-        };
-        self.reader.at += 1;
-        *command = Command { line: self.reader.line, ..Command::default() };
-        self.reader.unit.compound.get_or_insert_with(|| format!("{name}()"));
-        self.reader.unit.functions.push(name);
-        self.state = State::Body;
+            None => self.reader.broken(self.reader.line, "it has a ( where no shell expects one"),
+        }
     }
 
     /// Reads a reserved word. False if `word` is none, which makes it the command's name.
     fn reserved(&mut self, word: &Word) -> bool {
-        let Some(text) = word.reserved() else {
-            return false;
-        };
-        let complete = self.state == State::Empty;
-        match (text, self.open.last().copied()) {
-            ("if", _) => self.begin(Open::Condition, State::Needs),
-            ("while" | "until", _) => self.begin(Open::LoopHead, State::Needs),
-            ("for", _) => {
-                self.begin(Open::ForHead, State::Words);
-                self.read_loop_variable();
+        let Some(text) = word.bare() else { return false };
+        match text {
+            "if" => self.begin(Kind::If, text),
+            "while" | "until" => self.begin(Kind::Loop, text),
+            "for" | "select" => {
+                self.begin(Kind::Loop, text);
+                self.reader.skip_blanks();
+                if !self.reader.arithmetic() {
+                    let name = self.reader.word().literal().unwrap_or_default();
+                    self.reader.set.push((self.reader.line, name));
+                    self.reader.skip_blanks();
+                    self.first = !self.reader.looking_at(b"in");
+                }
             }
-            ("case", _) => self.begin(Open::CaseWord, State::Words),
-            ("{", _) => self.begin(Open::Brace, State::Needs),
-            ("!", _) if !matches!(self.state, State::Negated | State::Piped | State::Body) => {
-                self.state = State::Negated
+            "case" => self.begin(Kind::CaseWord, text),
+            "{" => self.begin(Kind::Brace, text),
+            "fi" => self.close(Kind::If),
+            "done" => self.close(Kind::Loop),
+            "}" => self.close(Kind::Brace),
+            "esac" => self.close(Kind::CaseBody),
+            "then" | "elif" | "else" | "do" => {}
+            "!" | "time" | "coproc" => self.linked = true,
+            "function" => {
+                self.reader.skip_blanks();
+                let name = self.reader.word().literal().unwrap_or_default();
+                self.found.functions.push((self.reader.line, name));
+                self.reader.skip_blanks();
+                self.reader.at += if self.reader.looking_at(b"()") { 2 } else { 0 };
+                self.function = true;
             }
-            ("then", Some(Open::Condition)) if complete => self.enter(Open::Then, State::Needs),
-            ("elif", Some(Open::Then)) if complete => self.enter(Open::Condition, State::Needs),
-            ("else", Some(Open::Then)) if complete => self.enter(Open::Else, State::Needs),
-            ("fi", Some(Open::Then | Open::Else)) if complete => self.close(),
-            ("do", Some(Open::LoopHead | Open::ForHead)) if complete => self.enter(Open::LoopBody, State::Needs),
-            ("done", Some(Open::LoopBody)) if complete => self.close(),
-            ("}", Some(Open::Brace)) if complete => self.close(),
-            ("esac", Some(Open::CaseBody)) if complete => self.close(),
-            ("!" | "then" | "elif" | "else" | "fi" | "do" | "done" | "}" | "esac", _) => {
-                self.reader.broken("of a reserved word out of place");
-            }
-            ("function" | "select" | "coproc" | "time" | "[[", _) => self.reader.broken("of a word that is bash's own"),
             _ => return false,
         }
-        self.reader.unit.compound.get_or_insert_with(|| text.to_owned());
         true
-    }
-
-    fn read_loop_variable(&mut self) {
-        self.reader.skip_blanks();
-        let word = self.reader.word();
-        match word.reserved().filter(|name| is_name(name.as_bytes())) {
-            Some(name) => self.reader.unit.set_by_expansion.push(name.to_owned()),
-            None => self.reader.broken("of a for without a name"),
-        }
     }
 }
