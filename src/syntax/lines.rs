@@ -36,6 +36,9 @@ impl Line {
     }
 }
 
+/// Both portsentries read at most this many bytes as one line; what follows is a line of its own to them.
+pub(super) const DAEMON_LINE: usize = 1023;
+
 /// Splits at every `\n`. `join(&split(x)) == x` for every `x`; no bytes are no lines.
 pub(super) fn split(bytes: &[u8]) -> Vec<Line> {
     bytes

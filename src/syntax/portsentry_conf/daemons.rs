@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use super::super::lines::{self, shown, trim, trim_start};
+use super::super::lines::{self, DAEMON_LINE, shown, trim, trim_start};
 use super::super::{Dialect, SyntaxError};
-use super::{Assignment, LONGEST_LINE, PortsentryConf, SHARED_KEYS, V1_KEYS};
+use super::{Assignment, PortsentryConf, SHARED_KEYS, V1_KEYS};
 
 impl PortsentryConf {
     /// What this generation's daemon does not read as a person reads it, in the order of lines. With 2.0 each of
@@ -98,7 +98,7 @@ pub(super) struct V1Take<'a> {
 
 /// A line in the pieces that the daemons read it in, each up to its first NUL.
 fn as_read(text: &[u8]) -> impl Iterator<Item = &[u8]> {
-    text.chunks(LONGEST_LINE).map(|piece| piece.split(|&b| b == 0).next().unwrap_or_default())
+    text.chunks(DAEMON_LINE).map(|piece| piece.split(|&b| b == 0).next().unwrap_or_default())
 }
 
 pub(super) fn printable(byte: u8) -> bool {
@@ -183,8 +183,8 @@ fn long_line(text: &[u8]) -> Option<String> {
         format!(
             "has {} bytes, and portsentry reads the rest after {} as a line of its own. Shorten it",
             text.len(),
-            LONGEST_LINE
+            DAEMON_LINE
         )
     };
-    (text.len() > LONGEST_LINE).then(message)
+    (text.len() > DAEMON_LINE).then(message)
 }
