@@ -1,3 +1,8 @@
+//! What is accepted is what real shells, dash and bash, have after reading the file.
+
+#[cfg(test)] // the mark by which tests/house.rs knows that commands may be started from here on
+use std::process::{Command as Process, Stdio};
+
 use proptest::prelude::*;
 
 use super::*;
@@ -19,10 +24,10 @@ fn by_shell(shell: &str, text: &str) -> Option<String> {
     let directory = tempfile::tempdir().unwrap();
     std::fs::write(directory.path().join("vars"), text.replace("\r\n", "\n") + "\nREAD_TO_ITS_END=1\n").unwrap();
     let script = ". ./vars; printf 'BEGIN%s<%s|%s>END' \"$READ_TO_ITS_END\" \"$A\" \"$C\"";
-    let mut command = std::process::Command::new("/usr/bin/timeout");
+    let mut command = Process::new("/usr/bin/timeout");
     command.args(["5", shell, "-c", script]).current_dir(&directory);
     command.env_clear().env("HOME", HOME).env("PATH", "/nonexistent");
-    let output = command.stdin(std::process::Stdio::null()).output().expect("timeout(1), dash and bash are needed");
+    let output = command.stdin(Stdio::null()).output().expect("timeout(1), dash and bash are needed");
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     let marked = text.rsplit_once("BEGIN1").and_then(|(_, rest)| rest.split_once("END"));
     marked.map(|(own, _)| own.to_owned())
@@ -38,7 +43,7 @@ fn assert_shells_agree(text: &str, values: &str) {
     }
 }
 
-/// The 72 forms that were tried with dotenvy and dash (facts/crates.md), in that order. `Some`: accepted with
+/// The 72 forms that were tried with dotenvy and dash before this reader was written. `Some`: accepted with
 /// this value; `None`: refused. `-`: the wanted variable is not assigned.
 const FORMS: [(&str, Option<&str>); 72] = [
     ("A=1", Some("1")),
