@@ -351,8 +351,9 @@ fn the_journal_is_private_and_holds_the_originals() {
 
 /// Run from a build directory, it goes where only root writes; the same program again changes nothing.
 #[test]
-fn the_program_puts_itself_where_it_stays() {
+fn the_program_puts_itself_where_it_stays_and_undo_takes_it_away() {
     let fixture = Fixture::without_program(12);
+    let before = fixture.tree();
     let home = fixture.path("/usr/local/sbin/harden-portsentry");
     let root = fixture.root().to_str().expect("test paths are UTF-8");
     let applied = run(BUILT.as_ref(), &["apply", "--yes", "--root", root], &[]);
@@ -362,4 +363,6 @@ fn the_program_puts_itself_where_it_stays() {
     let stamps = fixture.stamps();
     run(BUILT.as_ref(), &["apply", "--yes", "--root", root], &[]).exits(0).says("Nothing to change");
     same(&stamps, &fixture.stamps(), "the second apply writes nothing (left: before)");
+    run(BUILT.as_ref(), &["undo", "--yes", "--root", root], &[]).exits(0);
+    same(&before, &fixture.tree(), "undo takes the program away (left: before apply)");
 }

@@ -14,7 +14,7 @@ mod verify;
 use std::ffi::OsString;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::Parser;
 
@@ -65,11 +65,7 @@ pub fn main(words: impl IntoIterator<Item = OsString>) -> ExitCode {
     arguments.common.color.apply();
     // A Ctrl-C ends the program while nothing is being changed; apply and undo then take the signal over.
     let may_end = Arc::new(AtomicBool::new(true));
-    let _ = signal_hook::flag::register_conditional_shutdown(
-        signal_hook::consts::SIGINT,
-        Exit::Interrupted as i32,
-        Arc::clone(&may_end),
-    );
+    end_on_interrupt(Arc::clone(&may_end));
     let common = &arguments.common;
     let (name, result) = match &arguments.command {
         Command::Diff(_) => ("diff", diff::run(common)),
@@ -99,6 +95,20 @@ pub fn main(words: impl IntoIterator<Item = OsString>) -> ExitCode {
             Exit::Error.into()
         }
     }
+}
+
+/// Ends the program on Ctrl-C while `may_end` is set, with the cursor back that a question had hidden.
+fn end_on_interrupt(may_end: Arc<AtomicBool>) {
+    let Ok(mut signals) = signal_hook::iterator::Signals::new([signal_hook::consts::SIGINT]) else { return };
+    std::thread::spawn(move || {
+        for _ in signals.forever() {
+            if may_end.load(Ordering::Relaxed) {
+                let _ = console::Term::stderr().show_cursor();
+                eprintln!("\nInterrupted; nothing was changed.");
+                std::process::exit(Exit::Interrupted as i32);
+            }
+        }
+    });
 }
 
 /// Prints without a panic when the reader is gone (`diff | head`).

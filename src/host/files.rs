@@ -10,8 +10,9 @@ use anyhow::{Context, Result, bail};
 
 use super::Host;
 
-/// A file larger than this (64 MiB) is none that this program reads or writes.
-const LARGEST: u64 = 64 << 20;
+/// A file larger than this (256 MiB) is none that this program reads or writes; a build of itself without optimisation,
+/// which undo has to read, is 100 MiB.
+const LARGEST: u64 = 256 << 20;
 /// As many links as Linux itself follows in one path.
 const LINKS: usize = 40;
 
@@ -85,7 +86,7 @@ impl Host {
     /// The file at `path`, or `None` where there is none (a dangling link counts as none).
     ///
     /// # Errors
-    /// It is no regular file, larger than 64 MiB, or cannot be read.
+    /// It is no regular file, larger than 256 MiB, or cannot be read.
     pub fn read(&self, path: &Path) -> Result<Option<FileState>> {
         let real = self.real_path(path)?;
         let outside = self.outside(&real);
