@@ -15,6 +15,7 @@ use std::ffi::OsString;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use clap::Parser;
 
@@ -79,13 +80,9 @@ pub fn main(words: impl IntoIterator<Item = OsString>) -> ExitCode {
     match result {
         Ok(exit) => exit.into(),
         Err(error) => {
-            let interrupted = error.chain().any(|cause| {
-                cause
-                    .downcast_ref::<std::io::Error>()
-                    .is_some_and(|error| error.kind() == std::io::ErrorKind::Interrupted)
-            });
+            let interrupted = error.chain().any(is_interrupt);
             if interrupted {
-                eprintln!("\nInterrupted; nothing was changed.");
+                say_interrupted();
                 return Exit::Interrupted.into();
             }
             if common.format == Format::Json {
@@ -97,18 +94,34 @@ pub fn main(words: impl IntoIterator<Item = OsString>) -> ExitCode {
     }
 }
 
-/// Ends the program on Ctrl-C while `may_end` is set, with the cursor back that a question had hidden.
+/// How long a question has to end by itself after a Ctrl-C, which it hears as well.
+const QUESTION_ENDS: Duration = Duration::from_millis(300);
+
+/// Ends the program on Ctrl-C while `may_end` is set.
 fn end_on_interrupt(may_end: Arc<AtomicBool>) {
     let Ok(mut signals) = signal_hook::iterator::Signals::new([signal_hook::consts::SIGINT]) else { return };
     std::thread::spawn(move || {
         for _ in signals.forever() {
             if may_end.load(Ordering::Relaxed) {
-                let _ = console::Term::stderr().show_cursor();
-                eprintln!("\nInterrupted; nothing was changed.");
+                std::thread::sleep(QUESTION_ENDS);
+                say_interrupted();
                 std::process::exit(Exit::Interrupted as i32);
             }
         }
     });
+}
+
+/// Whether an error is a question's answer to Ctrl-C.
+fn is_interrupt(cause: &(dyn std::error::Error + 'static)) -> bool {
+    let asked = cause.downcast_ref::<dialoguer::Error>().map(|dialoguer::Error::IO(error)| error);
+    let error = asked.or_else(|| cause.downcast_ref::<std::io::Error>());
+    error.is_some_and(|error| error.kind() == std::io::ErrorKind::Interrupted)
+}
+
+/// The last words after a Ctrl-C, with the cursor back that a question had hidden.
+fn say_interrupted() {
+    let _ = console::Term::stderr().show_cursor();
+    eprintln!("\nInterrupted; nothing was changed.");
 }
 
 /// Prints without a panic when the reader is gone (`diff | head`).
