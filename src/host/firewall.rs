@@ -71,13 +71,29 @@ fn nft_input_drops(host: &Host) -> bool {
 }
 
 impl RuleList {
-    /// The rules of all chains of the filter table; empty where the family's program is missing or refuses.
-    pub fn read(host: &Host, ipv6: bool) -> RuleList {
+    /// The rules of all chains of the filter table; none where the family's program is missing, or in an image.
+    ///
+    /// # Errors
+    /// The program is there and refuses to list them (no CAP_NET_ADMIN): then nobody knows what is blocked.
+    pub fn ask(host: &Host, ipv6: bool) -> anyhow::Result<RuleList> {
         if !host.is_live() || !host.exists(program(ipv6)) {
-            return RuleList::default();
+            return Ok(RuleList::default());
         }
-        let listed = Invocation::new(program(ipv6), &["-w", "5", "-S"]).run();
-        RuleList(listed.map(|output| output.stdout.lines().map(str::to_owned).collect()).unwrap_or_default())
+        let listed = Invocation::new(program(ipv6), &["-w", "5", "-S"]).demand()?;
+        Ok(RuleList(listed.stdout.lines().map(str::to_owned).collect()))
+    }
+
+    /// The same, a refusal counting as no rules.
+    pub fn read(host: &Host, ipv6: bool) -> RuleList {
+        RuleList::ask(host, ipv6).unwrap_or_default()
+    }
+
+    /// Both families, IPv4 first.
+    ///
+    /// # Errors
+    /// As [`RuleList::ask`].
+    pub fn ask_both(host: &Host) -> anyhow::Result<[RuleList; 2]> {
+        Ok([RuleList::ask(host, false)?, RuleList::ask(host, true)?])
     }
 
     /// The rules that match packets from `address` alone.
