@@ -235,7 +235,7 @@ fn report(common: &Common, session: &Session, shown: &Described, done: Done) -> 
             }
             page.line("");
         }
-        page.checks(&found, common.quiet);
+        page.checks(&found, common.quiet, false);
         if !failed && !common.quiet {
             if host.is_live() && described.context.facts.portsentries().next().is_some() {
                 page.line("This host now blocks port scans. Take it back with: harden-portsentry undo");

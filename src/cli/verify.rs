@@ -19,7 +19,7 @@ pub fn run(common: &Common, options: &VerifyOptions) -> Result<Exit> {
         Format::Junit => print(&junit(&found)?),
         Format::Text => {
             let mut page = Page::new();
-            page.checks(&found, common.quiet);
+            page.checks(&found, common.quiet, options.strict);
             print(page.text());
         }
     }

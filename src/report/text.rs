@@ -66,11 +66,12 @@ impl Page {
             ("LAN", settings.lan.network().to_string(), settings.lan.address.origin.to_string()),
             ("interface", settings.lan.interface.value.clone(), settings.lan.interface.origin.to_string()),
         ];
-        let why = context
-            .chosen
-            .fallback
-            .clone()
-            .map_or(settings.response.origin.to_string(), |_| "this kernel has no CHAOS".to_owned());
+        let why = context.chosen.fallback.clone().map_or(settings.response.origin.to_string(), |_| {
+            match context.host.is_live() {
+                true => "this kernel has no CHAOS".to_owned(),
+                false => "whether its kernel will have CHAOS is not known".to_owned(),
+            }
+        });
         rows.push(("response", context.chosen.response.to_string(), why));
         if verbose {
             rows.push(("address", settings.lan.address.value.to_string(), settings.lan.address.origin.to_string()));
@@ -215,11 +216,13 @@ impl Page {
         ));
     }
 
-    /// Checks, failures with what was seen and what to do.
-    pub fn checks(&mut self, checks: &[Check], quiet: bool) {
+    /// Checks, failures with what was seen and what to do. `quiet` shows only what is wrong; under `strict` that
+    /// includes what could not be checked.
+    pub fn checks(&mut self, checks: &[Check], quiet: bool, strict: bool) {
         for check in checks {
             let (word, colour) = match check.outcome {
                 Outcome::Ok if quiet => continue,
+                Outcome::Skip if quiet && !strict => continue,
                 Outcome::Ok => ("ok", Style::new().green()),
                 Outcome::Fail => ("FAIL", Style::new().red()),
                 Outcome::Skip => ("skip", Style::new().yellow()),
@@ -235,6 +238,9 @@ impl Page {
             }
         }
         let (held, failed, skipped) = count(checks);
+        if quiet && failed == 0 && !(strict && skipped > 0) {
+            return;
+        }
         let fail = if failed == 1 { "1 fails".to_owned() } else { format!("{failed} fail") };
         self.line(format!("{held} hold, {fail}, {skipped} not checked"));
     }
