@@ -46,8 +46,9 @@ pub fn run(common: &Common, options: &UndoOptions, may_end: &AtomicBool) -> Resu
     may_end.store(false, Ordering::Relaxed);
     let mut progress = Progress::new(common.quiet || !text);
     let numbers = undo.numbers();
+    let packages_stay = !purge && !undo.packages().is_empty();
     let outcome = undo.carry_out(options.force, purge, &mut |event| progress.show(event))?;
-    tell(common, &numbers, &outcome);
+    tell(common, &numbers, &outcome, packages_stay);
     Ok(if outcome.problems.is_empty() { Exit::Good } else { Exit::Error })
 }
 
@@ -106,7 +107,7 @@ fn consent(common: &Common, options: &UndoOptions, undo: &Undo) -> Result<bool> 
         .interact()?)
 }
 
-fn tell(common: &Common, numbers: &[u32], outcome: &UndoOutcome) {
+fn tell(common: &Common, numbers: &[u32], outcome: &UndoOutcome, packages_stay: bool) {
     if common.format == Format::Json {
         let report = serde_json::json!({
             "schema": "harden-portsentry/undo/1",
@@ -131,7 +132,11 @@ fn tell(common: &Common, numbers: &[u32], outcome: &UndoOutcome) {
             page.wrapped("  purged      ", &outcome.purged.join(" "));
         }
         if outcome.problems.is_empty() {
-            page.line("This host is as it was before.");
+            page.line(if packages_stay {
+                "This host is as it was before, but for the packages, which stay."
+            } else {
+                "This host is as it was before."
+            });
         }
         print(page.text());
     }

@@ -23,7 +23,7 @@ pub fn propose(network: &Network) -> Vec<Proposal> {
     let all: Vec<Proposal> = network
         .addresses
         .iter()
-        .filter(|one| one.address.is_ipv4() && !one.address.is_loopback())
+        .filter(|one| one.address.is_ipv4() && !one.address.is_loopback() && one.interface != "lo")
         .filter(|one| !VIRTUAL.iter().any(|start| one.interface.starts_with(start)))
         .map(|one| Proposal {
             interface: one.interface.clone(),
