@@ -169,6 +169,34 @@ fn yes_at_the_question_applies() {
 }
 
 #[test]
+fn wrong_values_of_config_env_can_be_put_right_at_the_question() {
+    let wrong = "# the LAN\nLAN_IF=enp0s8\nLAN_IP=\"\"\nLAN_NM=$(mask)\nLAN_NM=24 # two\nOTHER=\"$(id)\"\n";
+    let fixture = Fixture::debian(12);
+    fixture.write("/root/config.env", wrong);
+    let mut terminal = Terminal::start(&fixture, "apply", &[]);
+    terminal.type_after("right now? [y/N]", "n");
+    let (text, status) = terminal.end();
+    assert_eq!((status, fixture.text("/root/config.env").as_str()), (1, wrong), "{text}");
+
+    let mut terminal = Terminal::start(&fixture, "apply", &[]);
+    terminal.type_after("right now? [y/N]", "y");
+    terminal.type_after("LAN_IF, the LAN's interface", "enp0s9\r");
+    terminal.type_after("LAN_IP, this host's address there", "10.1.2.3\r");
+    terminal.type_after("LAN_NM, the length", "16\r");
+    terminal.type_after("LAN_GW, the LAN's gateway", "10.1.0.1\r");
+    terminal.type_after("Apply", "n");
+    let (text, _) = terminal.end();
+    assert!(text.contains("line 4: LAN_NM"), "the error comes first: {text}");
+    let written = "# the LAN\nLAN_IF=enp0s9\nLAN_IP=\"10.1.2.3\"\nLAN_NM=16\nLAN_NM=16 # two\nOTHER=\"$(id)\"\nexport LAN_GW=\"10.1.0.1\"\n";
+    assert_eq!(fixture.text("/root/config.env"), written, "{text}");
+    fixture.run(&["diff"]).exits(2).says("10.1.0.0/16");
+
+    // A flag is wrong: config.env would not help.
+    let text = on_a_terminal(&fixture, "apply --lan-gw 10.9.9.9", &[]);
+    assert!(text.contains("--lan-gw: LAN_GW is 10.9.9.9") && !text.contains("right now?"), "{text}");
+}
+
+#[test]
 fn quiet_says_only_what_is_wrong() {
     for debian in ALL {
         let fixture = Fixture::debian(debian);

@@ -6,13 +6,14 @@ use anyhow::{Result, bail};
 use dialoguer::{Input, Select};
 
 use crate::host::{Facts, Host};
-use crate::settings::{Flags, Proposal, check_writers, write_config_env};
+use crate::settings::{Flags, Proposal, check_writers, offers, write_config_env};
 
 use super::arguments::{Common, InitOptions};
 use super::session::{attended, demand_root};
-use super::{Exit, print};
+use super::{Exit, print, verify};
 
 pub fn run(common: &Common, options: &InitOptions) -> Result<Exit> {
+    verify::refuse_junit(common)?;
     let host = Host::new(&common.root)?;
     demand_root(&host)?;
     let facts = Facts::read(&host)?;
@@ -20,7 +21,7 @@ pub fn run(common: &Common, options: &InitOptions) -> Result<Exit> {
     let proposals = crate::settings::propose(&facts.network);
     if options.yes {
         let [only] = proposals.as_slice() else {
-            bail!("{}", what_is_missing(&flags, &["LAN_IF, LAN_IP, LAN_NM, LAN_GW".to_owned()], &proposals));
+            bail!("cannot choose without you: {}", offers(&host, &facts.network));
         };
         write(&flags, only)?;
     } else if attended() {
@@ -30,24 +31,6 @@ pub fn run(common: &Common, options: &InitOptions) -> Result<Exit> {
     }
     print(&format!("Written: {}. Next: harden-portsentry diff\n", flags.config_env.display()));
     Ok(Exit::Good)
-}
-
-/// Says which values nobody gave, what the machine could offer, and how to choose.
-pub fn what_is_missing(flags: &Flags, missing: &[String], proposals: &[Proposal]) -> String {
-    let mut text = format!("{} has no value: {} does not exist", missing.join(", "), flags.config_env.display());
-    if proposals.is_empty() {
-        text.push_str(", and no interface has an address that could be the LAN's.\nWrite that file, or give --lan-if, --lan-ip, --lan-nm and --lan-gw");
-        return text;
-    }
-    text.push_str(", and more than one network could be the LAN:\n");
-    for one in proposals {
-        text.push_str(&format!(
-            "  --lan-if {} --lan-ip {} --lan-nm {} --lan-gw {}\n",
-            one.interface, one.address, one.prefix, one.gateway
-        ));
-    }
-    text.push_str("Run `harden-portsentry init` on a terminal, or give one of these lines");
-    text
 }
 
 /// Asks, and writes config.env.
@@ -66,7 +49,7 @@ pub fn ask_and_write(flags: &Flags, proposals: &[Proposal]) -> Result<()> {
                 })
                 .collect();
             let index = Select::new()
-                .with_prompt("Which network is the LAN, never to be blocked?")
+                .with_prompt("Which network is the LAN (never to be blocked)")
                 .items(&lines)
                 .default(0)
                 .interact()?;

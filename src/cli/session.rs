@@ -3,12 +3,13 @@
 use std::io::IsTerminal;
 
 use anyhow::{Result, bail};
+use dialoguer::Confirm;
 
 use crate::host::{Facts, Host, ssh_client};
-use crate::settings::{Flags, Loaded, Settings, SshClient};
+use crate::settings::{Flags, Loaded, Settings, SshClient, propose};
 
 use super::arguments::Common;
-use super::init;
+use super::{Declined, init};
 
 /// One host, looked at once.
 pub struct Session {
@@ -19,7 +20,7 @@ pub struct Session {
 }
 
 impl Session {
-    /// Reads everything. Missing LAN_* values are asked for where somebody is there to answer (`may_ask`).
+    /// Reads everything. Missing and wrong LAN_* values are asked for where somebody is there to answer (`may_ask`).
     ///
     /// # Errors
     /// Not root for `/`; no Debian; settings that are wrong or missing.
@@ -54,17 +55,12 @@ pub fn settings(host: &Host, facts: &Facts, flags: &Flags, may_ask: bool) -> Res
     let environment = |name: &str| std::env::var(name).ok();
     let mut settings = match Settings::load(host, &facts.network, flags, &environment)? {
         Loaded::Complete(settings) => *settings,
-        Loaded::Incomplete { missing, proposals } => {
-            if !may_ask || !attended() {
-                bail!("{}", init::what_is_missing(flags, &missing, &proposals));
-            }
-            eprintln!("{} is not there yet. A few questions:", flags.config_env.display());
-            init::ask_and_write(flags, &proposals)?;
+        Loaded::WithoutLan(why) if !may_ask || !attended() => return Err(why),
+        Loaded::WithoutLan(why) => {
+            fill_in(flags, facts, &why)?;
             match Settings::load(host, &facts.network, flags, &environment)? {
                 Loaded::Complete(settings) => *settings,
-                Loaded::Incomplete { missing, proposals } => {
-                    bail!("{}", init::what_is_missing(flags, &missing, &proposals))
-                }
+                Loaded::WithoutLan(why) => return Err(why),
             }
         }
     };
@@ -75,6 +71,24 @@ pub fn settings(host: &Host, facts: &Facts, flags: &Flags, may_ask: bool) -> Res
             .map(|address| SshClient { address, confirmed: today() });
     }
     Ok(settings)
+}
+
+/// Offers to write the LAN's values into config.env, which lacks them or has them wrong (`why`).
+fn fill_in(flags: &Flags, facts: &Facts, why: &anyhow::Error) -> Result<()> {
+    let file = flags.config_env.display();
+    if flags.config_env.exists() {
+        eprintln!("harden-portsentry: {why:#}");
+        if !Confirm::new()
+            .with_prompt(format!("Put the LAN's values in {file} right now?"))
+            .default(false)
+            .interact()?
+        {
+            return Err(Declined.into());
+        }
+    } else {
+        eprintln!("{file} is not there yet. A few questions:");
+    }
+    init::ask_and_write(flags, &propose(&facts.network))
 }
 
 fn today() -> String {

@@ -11,34 +11,40 @@ use crate::syntax::shell_vars::ShellVars;
 use super::lan::NAMES;
 use super::origin::{Origin, Sourced};
 
-/// Names with their values.
-pub type Variables = Vec<(String, Sourced<String>)>;
-
-/// What the file assigns to the LAN_* variables, or `None` where there is no file.
+/// The file, unless there is none.
 ///
 /// # Errors
-/// Others than root can write it, or a LAN_* line needs a shell, is doubled or cannot be read; every such
-/// line is named.
-pub fn read(path: &Path, environment: &dyn Fn(&str) -> Option<String>) -> Result<Option<Variables>> {
+/// It cannot be read, or others than root can write it.
+pub fn open(path: &Path) -> Result<Option<ShellVars>> {
     let bytes = match std::fs::read(path) {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error).with_context(|| format!("cannot read {}", path.display())),
     };
     check_writers(path)?;
-    let assignments = ShellVars::parse(&bytes).read(&NAMES, environment).map_err(|errors| {
+    Ok(Some(ShellVars::parse(&bytes)))
+}
+
+/// What `file`, which lies at `path`, assigns to the LAN_* variables.
+///
+/// # Errors
+/// A LAN_* line needs a shell, is doubled or cannot be read; every such line is named.
+pub fn variables(
+    file: &ShellVars,
+    path: &Path,
+    environment: &dyn Fn(&str) -> Option<String>,
+) -> Result<Vec<(String, Sourced<String>)>> {
+    let assignments = file.read(&NAMES, environment).map_err(|errors| {
         let lines: Vec<String> = errors.iter().map(|error| format!("{}, {error}", path.display())).collect();
         anyhow::anyhow!(lines.join("\n"))
     })?;
-    Ok(Some(
-        assignments
-            .into_iter()
-            .map(|one| {
-                let origin = Origin::Line(path.to_owned(), one.line);
-                (one.key, Sourced { value: one.value, origin })
-            })
-            .collect(),
-    ))
+    Ok(assignments
+        .into_iter()
+        .map(|one| {
+            let origin = Origin::Line(path.to_owned(), one.line);
+            (one.key, Sourced { value: one.value, origin })
+        })
+        .collect())
 }
 
 /// Refuses a file that others than root (or, in a test root, than the one who runs this) could have written:

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use crate::host::Network;
+use crate::host::{Host, Network};
 
 /// One interface that could be the LAN, as the four variables.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,6 +39,30 @@ pub fn propose(network: &Network) -> Vec<Proposal> {
         .collect();
     let private: Vec<Proposal> = all.iter().filter(|one| is_private(one.address)).cloned().collect();
     if private.is_empty() { all } else { private }
+}
+
+/// What this host offers where nobody chose a LAN, and how to choose; the end of a sentence.
+pub fn offers(host: &Host, network: &Network) -> String {
+    let proposals = propose(network);
+    let mut text = match proposals.len() {
+        0 if !host.is_live() => "an image tells nothing of its networks.\n".to_owned(),
+        0 => "no interface has an address that could be the LAN's.\n".to_owned(),
+        1 => "this could be the LAN:\n".to_owned(),
+        _ => "more than one network could be the LAN:\n".to_owned(),
+    };
+    for one in &proposals {
+        text.push_str(&format!(
+            "  --lan-if {} --lan-ip {} --lan-nm {} --lan-gw {}\n",
+            one.interface, one.address, one.prefix, one.gateway
+        ));
+    }
+    text.push_str("Run `harden-portsentry init` on a terminal, or give ");
+    text.push_str(match proposals.len() {
+        0 => "--lan-if, --lan-ip, --lan-nm and --lan-gw",
+        1 => "this line",
+        _ => "one of these lines",
+    });
+    text
 }
 
 /// RFC 1918, RFC 4193 and link-local addresses.

@@ -6,8 +6,9 @@ use anyhow::{Result, anyhow, bail};
 use ipnet::{IpNet, Ipv4Net};
 
 use crate::host::{Host, Network};
+use crate::syntax::shell_vars::ShellVars;
 
-use super::detect::{is_private, propose};
+use super::detect::{is_private, offers, propose};
 use super::origin::{Origin, Sourced};
 use super::policy::Policy;
 use super::{Flags, config_env};
@@ -29,21 +30,19 @@ pub struct Lan {
     pub gateway: Sourced<IpAddr>,
 }
 
-pub enum Combined {
-    Whole(Lan),
-    /// The names that nobody gave a value.
-    Missing(Vec<String>),
-}
-
-/// Takes each variable from the first place that has it.
+/// Takes each variable from the first place that has it; `config_env` is the file, unless there is none.
+///
+/// # Errors
+/// A value is wrong or nobody gave one; with its place and the remedy.
 pub fn combine(
     host: &Host,
     network: &Network,
     flags: &Flags,
+    config_env: Option<&ShellVars>,
     environment: &dyn Fn(&str) -> Option<String>,
     policy: &Policy,
-) -> Result<Combined> {
-    let file = config_env::read(&flags.config_env, environment)?;
+) -> Result<Lan> {
+    let file = config_env.map(|file| config_env::variables(file, &flags.config_env, environment)).transpose()?;
     let by_flag = [&flags.lan_if, &flags.lan_ip, &flags.lan_nm, &flags.lan_gw];
     let mut values: Vec<Option<Sourced<String>>> = Vec::new();
     for (index, name) in NAMES.into_iter().enumerate() {
@@ -72,8 +71,8 @@ pub fn combine(
             [only.interface.clone(), only.address.to_string(), only.prefix.to_string(), only.gateway.to_string()];
         values = shown.into_iter().map(|value| Some(Sourced { value, origin: origin.clone() })).collect();
     }
-    let missing: Vec<String> =
-        NAMES.iter().zip(&values).filter(|(_, value)| value.is_none()).map(|(name, _)| (*name).to_owned()).collect();
+    let missing: Vec<&str> =
+        NAMES.iter().zip(&values).filter(|(_, value)| value.is_none()).map(|(name, _)| *name).collect();
     if !missing.is_empty() {
         if file.is_some() {
             let lines: Vec<String> = missing
@@ -82,21 +81,23 @@ pub fn combine(
                 .collect();
             bail!(lines.join("\n"));
         }
-        return Ok(Combined::Missing(missing));
+        let verb = if missing.len() == 1 { "has" } else { "have" };
+        let file = flags.config_env.display();
+        bail!("{} {verb} no value: {file} does not exist, and {}", missing.join(", "), offers(host, network));
     }
     let [Some(interface), Some(address), Some(mask), Some(gateway)] = <[_; 4]>::try_from(values).unwrap_or_default()
     else {
-        return Ok(Combined::Missing(NAMES.map(str::to_owned).to_vec()));
+        bail!("a LAN takes {}", NAMES.join(", "));
     };
     let interface = checked(interface, parse_interface)?;
     let address = checked(address, |text| parse_address("LAN_IP", text))?;
     let ipv6 = address.value.is_ipv6();
-    Ok(Combined::Whole(Lan {
+    Ok(Lan {
         interface,
         prefix: checked(mask, |text| parse_mask(text, ipv6))?,
         gateway: checked(gateway, |text| parse_address("LAN_GW", text))?,
         address,
-    }))
+    })
 }
 
 fn checked<T>(raw: Sourced<String>, parse: impl Fn(&str) -> Result<T>) -> Result<Sourced<T>> {

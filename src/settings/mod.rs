@@ -18,8 +18,8 @@ use crate::host::{Host, Network};
 
 pub use choices::{BanTime, Engine, Response};
 pub use config_env::{check_writers, write as write_config_env};
-pub use detect::{Proposal, propose};
-pub use lan::{Lan, NAMES as LAN_NAMES};
+pub use detect::{Proposal, offers, propose};
+pub use lan::Lan;
 pub use origin::{Origin, Sourced};
 pub use policy::{Policy, SshClient, add_ssh_client};
 
@@ -68,11 +68,15 @@ pub struct Settings {
 /// What [`Settings::load`] found.
 pub enum Loaded {
     Complete(Box<Settings>),
-    /// Values are missing, and the machine offers what they could be.
-    Incomplete {
-        missing: Vec<String>,
-        proposals: Vec<Proposal>,
-    },
+    /// The LAN's values are missing or wrong, and config.env is where they could be put right.
+    WithoutLan(anyhow::Error),
+}
+
+impl Flags {
+    /// Whether a value of the LAN was given: then config.env has not the last word on it.
+    pub fn name_the_lan(&self) -> bool {
+        [&self.lan_if, &self.lan_ip, &self.lan_nm, &self.lan_gw].into_iter().any(Option::is_some)
+    }
 }
 
 impl Settings {
@@ -94,13 +98,14 @@ impl Settings {
             }
         }
         let policy = Policy::read(&flags.policy)?;
-        let lan = match lan::combine(host, network, flags, environment, &policy)? {
-            lan::Combined::Whole(lan) => lan,
-            lan::Combined::Missing(missing) => {
-                return Ok(Loaded::Incomplete { missing, proposals: propose(network) });
-            }
+        let config_env = config_env::open(&flags.config_env)?;
+        let lan = lan::combine(host, network, flags, config_env.as_ref(), environment, &policy)
+            .and_then(|lan| Ok((lan.check(host, network)?, lan)));
+        let (mut warnings, lan) = match lan {
+            Ok(checked) => checked,
+            Err(why) if flags.name_the_lan() => return Err(why),
+            Err(why) => return Ok(Loaded::WithoutLan(why)),
         };
-        let mut warnings = lan.check(host, network)?;
         if let Some(why) = lan.needs_consent()
             && !flags.accept_wide_lan
             && !policy.lan.wide.value
