@@ -64,6 +64,10 @@ pub fn run(described: &Described) -> Result<Vec<Check>> {
     checks.extend(wrappers::checks(&described.context)?);
     checks.extend(rules::checks(&described.context)?);
     checks.extend(jail::checks(&described.context)?);
+    let apply = described.context.host.command_line("apply");
+    for remedy in checks.iter_mut().filter_map(|check| check.remedy.as_mut()) {
+        *remedy = remedy.replace(APPLY, &apply);
+    }
     Ok(checks)
 }
 

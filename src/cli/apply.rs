@@ -108,7 +108,8 @@ fn consent(common: &Common, options: &ApplyOptions, session: &Session) -> Result
     }
     if common.format == Format::Json || !attended() {
         bail!(
-            "there is nobody to ask (no terminal): give --yes to apply what `harden-portsentry diff` shows. Nothing was changed"
+            "there is nobody to ask (no terminal): give --yes to apply what `{}` shows. Nothing was changed",
+            session.host.command_line("diff")
         );
     }
     if let Some(why) = wide
@@ -237,12 +238,11 @@ fn report(common: &Common, session: &Session, shown: &Described, done: Done) -> 
         }
         page.checks(&found, common.quiet, false);
         if !failed && !common.quiet {
+            let undo = host.command_line("undo");
             if host.is_live() && described.context.facts.portsentries().next().is_some() {
-                page.line("This host now blocks port scans. Take it back with: harden-portsentry undo");
+                page.line(format!("This host now blocks port scans. Take it back with: {undo}"));
             } else {
-                page.line(
-                    "Prepared; it blocks port scans once it is started. Take it back with: harden-portsentry undo",
-                );
+                page.line(format!("Prepared; it blocks port scans once it is started. Take it back with: {undo}"));
             }
         }
         print(page.text());

@@ -26,7 +26,7 @@ pub fn run(common: &Common) -> Result<Exit> {
             page.line("Nothing to change: this host is as described.");
         } else {
             page.totals(&described.plan);
-            page.line("Nothing has been changed; `harden-portsentry apply` does it.");
+            page.line(format!("Nothing has been changed; `{}` does it.", session.host.command_line("apply")));
         }
         print(page.text());
     }

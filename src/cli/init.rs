@@ -29,7 +29,7 @@ pub fn run(common: &Common, options: &InitOptions) -> Result<Exit> {
     } else {
         bail!("there is nobody to ask (no terminal): give --yes to take what this machine offers");
     }
-    print(&format!("Written: {}. Next: harden-portsentry diff\n", flags.config_env.display()));
+    print(&format!("Written: {}. Next: {}\n", flags.config_env.display(), host.command_line("diff")));
     Ok(Exit::Good)
 }
 

@@ -70,8 +70,8 @@ fn shown(undo: &Undo, options: &UndoOptions) -> Page {
     for rule in undo.rules() {
         page.wrapped("  rule        ", &format!("delete {rule}"));
     }
-    for (unit, state) in undo.services() {
-        page.wrapped("  service     ", &format!("{unit}: {state}, as before"));
+    for (unit, state) in undo.services(options.purge_packages) {
+        page.wrapped("  service     ", &format!("{unit}: {state}"));
     }
     if !undo.packages().is_empty() {
         let verb = if options.purge_packages { "purge" } else { "stay" };

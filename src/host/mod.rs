@@ -62,6 +62,15 @@ impl Host {
         &self.root
     }
 
+    /// How this program is called with `command` for this Debian, for a person to type.
+    pub fn command_line(&self, command: &str) -> String {
+        if self.is_live() {
+            format!("harden-portsentry {command}")
+        } else {
+            format!("harden-portsentry {command} --root {}", self.root.display())
+        }
+    }
+
     /// Where `path`, absolute within this Debian, is seen from outside; links are not followed.
     pub fn outside(&self, path: &Path) -> PathBuf {
         self.root.join(path.strip_prefix("/").unwrap_or(path))

@@ -221,7 +221,13 @@ impl Execution<'_> {
                         .any(|process| change.unit.starts_with(process.program().trim_end_matches("-server"))),
                     _ => false,
                 };
-                self.journal.add(&Record::Unit { unit: change.unit.clone(), enabled: state.enabled, active })?;
+                let link = self.host.wants_link(&change.unit).path;
+                let new_directories = match change.action {
+                    UnitAction::Enable => self.missing_directories(&link)?,
+                    _ => Vec::new(),
+                };
+                let unit = change.unit.clone();
+                self.journal.add(&Record::Unit { unit, enabled: state.enabled, active, new_directories })?;
             }
             match change.action {
                 UnitAction::Enable => self.host.set_enabled(&change.unit, true)?,

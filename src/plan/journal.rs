@@ -43,7 +43,14 @@ pub enum Record {
     /// They are; `installed` came new, dependencies included.
     PackagesDone { installed: Vec<String> },
     /// A unit is about to be enabled, disabled, started or stopped.
-    Unit { unit: String, enabled: String, active: bool },
+    Unit {
+        unit: String,
+        enabled: String,
+        active: bool,
+        /// Directories of its link that did not exist and are about to be made, outermost first.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        new_directories: Vec<PathBuf>,
+    },
     /// The run came to its end.
     Finished { at: String },
     /// It was taken back.

@@ -111,9 +111,24 @@ impl<'a> Undo<'a> {
         self.rules.iter().map(|(_, rule)| rule.as_str())
     }
 
-    /// The services that will be put back, with what they will be.
-    pub fn services(&self) -> impl Iterator<Item = (&str, &'static str)> {
-        self.units.iter().map(|(unit, _, active)| (unit.as_str(), if *active { "running" } else { "stopped" }))
+    /// The services that will be put back, with what they will be; those of packages that came with these runs only
+    /// if the packages stay (not `purge`).
+    pub fn services(&self, purge: bool) -> impl Iterator<Item = (&str, &'static str)> {
+        self.units.iter().filter_map(move |(unit, _, active)| {
+            let came = self.came_with_its_package(unit);
+            match (active, came) {
+                (_, true) if purge => None,
+                (true, true) => Some((unit.as_str(), "running, as its package starts it")),
+                (true, false) => Some((unit.as_str(), "running, as before")),
+                (false, _) => Some((unit.as_str(), "stopped, as before")),
+            }
+        })
+    }
+
+    fn came_with_its_package(&self, unit: &str) -> bool {
+        let name = unit.trim_end_matches(".service");
+        let package = name.split('@').next().unwrap_or(name);
+        self.packages.iter().any(|known| known == package)
     }
 
     fn records(&self) -> impl Iterator<Item = (&'a Run, &'a Record)> {
@@ -228,8 +243,11 @@ impl<'a> Undo<'a> {
         let mut before: Option<Vec<String>> = None;
         for (_, record) in self.records().collect::<Vec<_>>() {
             match record {
-                Record::Unit { unit, enabled, active } if !self.units.iter().any(|(known, ..)| known == unit) => {
-                    self.units.push((unit.clone(), enabled.clone(), *active));
+                Record::Unit { unit, enabled, active, new_directories } => {
+                    self.directories.extend(new_directories.iter().cloned());
+                    if !self.units.iter().any(|(known, ..)| known == unit) {
+                        self.units.push((unit.clone(), enabled.clone(), *active));
+                    }
                 }
                 Record::Packages { before: list, .. } if before.is_none() => before = Some(list.clone()),
                 Record::PackagesDone { installed } => {
@@ -301,9 +319,6 @@ impl<'a> Undo<'a> {
             outcome.files += usize::from(done.is_ok());
             try_to(done, &mut outcome.problems);
         }
-        for directory in self.directories.iter().rev() {
-            self.host.remove_if_empty(directory);
-        }
         for (ipv6, rule) in &self.rules {
             let done = self.host.delete_rule(*ipv6, rule);
             outcome.rules += usize::from(done.is_ok());
@@ -315,6 +330,9 @@ impl<'a> Undo<'a> {
                 "disabled" | "" => try_to(self.host.set_enabled(unit, false), &mut outcome.problems),
                 _ => {}
             }
+        }
+        for directory in self.directories.iter().rev() {
+            self.host.remove_if_empty(directory);
         }
         if purge && !self.packages.is_empty() {
             tell(Event::Begun(format!("purging {} packages", self.packages.len())));
@@ -345,8 +363,7 @@ impl<'a> Undo<'a> {
     fn restore_services(&self, purge: bool, outcome: &mut UndoOutcome, tell: &mut dyn FnMut(Event)) {
         for (unit, _, active) in &self.units {
             let name = unit.trim_end_matches(".service");
-            let package = name.split('@').next().unwrap_or(name);
-            if purge && self.packages.iter().any(|known| known == package) {
+            if purge && self.came_with_its_package(unit) {
                 continue;
             }
             // An upgrade may have taken the unit away or masked it since; then there is nothing to put back.

@@ -8,7 +8,12 @@ use similar::TextDiff;
 /// standing for no file. Control characters come as `^M`, bytes that are not UTF-8 as U+FFFD.
 pub fn unified(path: &Path, before: Option<&[u8]>, after: Option<&[u8]>) -> String {
     if [before, after].into_iter().flatten().any(|bytes| bytes.contains(&0)) {
-        return format!("Binary file {} differs\n", path.display());
+        let what = match (before, after) {
+            (None, _) => "is new",
+            (_, None) => "is removed",
+            _ => "differs",
+        };
+        return format!("Binary file {} {what}\n", path.display());
     }
     let name = |side: Option<&[u8]>| if side.is_some() { path.display().to_string() } else { "/dev/null".to_owned() };
     let text = |side: Option<&[u8]>| visible(&String::from_utf8_lossy(side.unwrap_or_default()));
