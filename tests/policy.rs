@@ -90,6 +90,13 @@ fn the_environment_wins_over_the_policy_and_both_do_without_config_env() {
 }
 
 #[test]
+fn a_jail_that_fail2ban_cannot_read_is_named_before_it_stops_all_of_them() {
+    let fixture = Fixture::debian(12);
+    fixture.write("/etc/fail2ban/jail.local", "[sshd]\nenabled = true\n  \nnot an option\n");
+    fixture.run(&["diff"]).exits(2).says("/etc/fail2ban/jail.local, line 4").says("does not start");
+}
+
+#[test]
 fn fail2ban_can_be_left_out_and_taken_out() {
     let fixture = Fixture::debian(12);
     fixture.apply();

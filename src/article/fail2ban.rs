@@ -87,6 +87,13 @@ pub fn step(context: &Context, draft: &mut Draft) -> Result<Step> {
         step.file(draft.put(Path::new(history), b"", 0o644, FileKind::Log, "fail2ban does not start without it")?);
     }
     sshd_jail(context, draft, &mut step)?;
+    for path in jail_files(draft) {
+        if let Content::Bytes(bytes) = draft.content(Path::new(&path))?
+            && let Some(error) = Ini::parse(&bytes).errors().first()
+        {
+            step.warn(format!("{path}, {error}; as it is, fail2ban does not start with any of its jails"));
+        }
+    }
     Ok(step)
 }
 
@@ -195,14 +202,19 @@ fn sshd_has_no_log(context: &Context, draft: &Draft) -> Result<bool> {
     Ok(!log.split_whitespace().any(is_there))
 }
 
-/// A value of fail2ban's jails as its files have it, the later ones winning (jail.conf(5)), `except` left out.
-fn setting(draft: &Draft, section: &str, key: &str, except: &[&str]) -> Result<Option<String>> {
+/// The files that make up fail2ban's jails, in the order in which it reads them (jail.conf(5)).
+fn jail_files(draft: &Draft) -> Vec<String> {
     let mut paths = vec!["/etc/fail2ban/jail.conf".to_owned()];
     paths.extend(draft.list("/etc/fail2ban/jail.d", ".conf"));
     paths.push("/etc/fail2ban/jail.local".to_owned());
     paths.extend(draft.list("/etc/fail2ban/jail.d", ".local"));
+    paths
+}
+
+/// A value of fail2ban's jails as its files have it, the later ones winning, `except` left out.
+fn setting(draft: &Draft, section: &str, key: &str, except: &[&str]) -> Result<Option<String>> {
     let mut value = None;
-    for path in paths.iter().filter(|path| !except.contains(&path.as_str())) {
+    for path in jail_files(draft).iter().filter(|path| !except.contains(&path.as_str())) {
         if let Content::Bytes(bytes) = draft.content(Path::new(path))? {
             value = Ini::parse(&bytes).get(section, key).or(value);
         }

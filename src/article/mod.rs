@@ -67,11 +67,12 @@ pub struct Described<'a> {
 /// The response that was asked for cannot work here, apt refuses, or a file cannot be read or understood;
 /// nothing was changed.
 pub fn describe<'a>(host: &'a Host, settings: &'a Settings, facts: &'a Facts) -> Result<Described<'a>> {
+    // Before apt is asked: what cannot work is refused, whatever apt has.
+    let chosen = Chosen::of(settings, facts)?;
     let offer = Offer::ask(host, settings, facts)?;
     let version =
         facts.packages.get("portsentry").map(|package| package.version.clone()).or_else(|| offer.portsentry());
     let generation = version.as_deref().map(Generation::of).transpose()?;
-    let chosen = Chosen::of(settings, facts)?;
     let mut draft = Draft::new(host, offer.pristine.clone());
     let context = Context { host, facts, settings, generation, version, chosen, offer };
     let mut steps = vec![variables::step(&context, &mut draft)?, install::step(&context)?];

@@ -37,7 +37,9 @@ pub fn run(directory: &Path) -> Result<Exit> {
         let mut text = Vec::new();
         let man = clap_mangen::Man::new(page).section("8").manual("harden-portsentry").date("");
         man.render(&mut text).context("cannot write a man page")?;
-        text.extend_from_slice(FILES.as_bytes());
+        // clap_mangen calls whatever stands after the help EXTRA; here it is the exit statuses.
+        let text = String::from_utf8(text).context("a man page is text")?;
+        let text = text.replace(".SH EXTRA\nExit status:\n", ".SH EXIT STATUS\n") + FILES;
         let path = directory.join(format!("{name}.8"));
         std::fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
     }

@@ -1,6 +1,7 @@
 //! /etc/harden-portsentry/policy.toml: what the article does not fix, read with places, edited with its
 //! comments kept.
 
+use std::fmt;
 use std::net::IpAddr;
 use std::ops::Range;
 use std::path::Path;
@@ -58,7 +59,7 @@ struct Raw {
     response: Option<Response>,
     resolve_host: Option<bool>,
     fail2ban: Option<bool>,
-    bantime: Option<String>,
+    bantime: Option<RawBanTime>,
     mend_sshd_jail: Option<bool>,
     safe: Vec<String>,
     lan: RawLan,
@@ -79,7 +80,40 @@ struct RawLan {
 #[serde(deny_unknown_fields)]
 struct RawClient {
     address: IpAddr,
-    confirmed: String,
+    confirmed: RawDate,
+}
+
+/// As this program writes it, with quotes, or as TOML has dates.
+#[derive(Debug, Deserialize)]
+#[serde(untagged, expecting = "write the date as \"2026-11-24\"")]
+enum RawDate {
+    Quoted(jiff::civil::Date),
+    Toml(toml_edit::Date),
+}
+
+impl fmt::Display for RawDate {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            RawDate::Quoted(date) => date.fmt(out),
+            RawDate::Toml(date) => date.fmt(out),
+        }
+    }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(untagged, expecting = "write \"1d\", \"12h\", \"1w\", a number of seconds, or \"forever\"")]
+enum RawBanTime {
+    Seconds(u64),
+    Text(String),
+}
+
+impl fmt::Display for RawBanTime {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            RawBanTime::Seconds(seconds) => seconds.fmt(out),
+            RawBanTime::Text(text) => text.fmt(out),
+        }
+    }
 }
 
 impl Policy {
@@ -118,9 +152,9 @@ impl Policy {
             }
         }
         let bantime = match &raw.bantime {
-            Some(text) => {
-                Some(text.parse::<BanTime>().map_err(|error| anyhow!("{}: {error}", place(None, "bantime")))?)
-            }
+            Some(raw) => Some(
+                raw.to_string().parse::<BanTime>().map_err(|error| anyhow!("{}: {error}", place(None, "bantime")))?,
+            ),
             None => None,
         };
         let mut safe = Vec::new();
@@ -152,7 +186,7 @@ impl Policy {
             ssh_clients: raw
                 .ssh_client
                 .into_iter()
-                .map(|one| SshClient { address: one.address, confirmed: one.confirmed })
+                .map(|one| SshClient { address: one.address, confirmed: one.confirmed.to_string() })
                 .collect(),
         })
     }
@@ -243,6 +277,14 @@ mod tests {
         assert!(error("bantime = \"1y\"").starts_with("/etc/p.toml, line 1: `1y` is no ban time"));
         assert!(error("safe = [\"10.0.0.0/33\"]").contains("no address or network"));
         assert!(error("safe = [\"0.0.0.0/0\"]").contains("every host of the world"));
+        assert!(
+            error("bantime = true").starts_with("/etc/p.toml, line 1: write \"1d\""),
+            "{}",
+            error("bantime = true")
+        );
+        let client = "[[ssh_client]]\naddress = \"203.0.113.7\"\nconfirmed = ";
+        let said = error(&format!("{client}\"last week\""));
+        assert!(said.starts_with("/etc/p.toml, line 3: write the date as"), "{said}");
         assert!(error("= 1").starts_with("/etc/p.toml, line 1: "));
     }
 
@@ -252,6 +294,15 @@ mod tests {
         assert_eq!(policy.fail2ban, Sourced { value: false, origin: Origin::Line("/etc/p.toml".into(), 2) });
         assert_eq!(policy.lan.get("LAN_NM").unwrap().origin, Origin::Line("/etc/p.toml".into(), 4));
         assert_eq!(policy.bantime.origin, Origin::Default);
+    }
+
+    #[test]
+    fn seconds_and_dates_may_be_written_with_and_without_quotes() {
+        assert_eq!(parse("bantime = 3600").unwrap().bantime.value, "1h".parse().unwrap());
+        for date in ["2026-11-24", "\"2026-11-24\""] {
+            let text = format!("[[ssh_client]]\naddress = \"203.0.113.7\"\nconfirmed = {date}\n");
+            assert_eq!(parse(&text).unwrap().ssh_clients[0].confirmed, "2026-11-24");
+        }
     }
 
     #[test]

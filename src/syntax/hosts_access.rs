@@ -83,7 +83,7 @@ impl HostsAccess {
         if marker::start(&self.lines).is_some_and(|ours| ours > before_first_rule(&self.lines)) {
             marker::replace(&mut self.lines, &[], before_first_rule);
         }
-        marker::replace(&mut self.lines, &body, before_first_rule);
+        marker::replace(&mut self.lines, &body, above_first_rule);
         Ok(())
     }
 
@@ -104,12 +104,28 @@ impl HostsAccess {
     }
 }
 
-/// The line before which ours come.
+/// The line before which ours have to come: the first rule, or the one at which libwrap stops.
 fn before_first_rule(lines: &[Line]) -> usize {
+    place(lines, |_, first| first)
+}
+
+/// The same, with the comment that stands directly above that rule and belongs to it left where it is.
+fn above_first_rule(lines: &[Line]) -> usize {
+    place(lines, |found, first| {
+        let comments = found[..first].iter().rev().take_while(|line| line.text.starts_with(b"#")).count();
+        first - comments
+    })
+}
+
+/// The number of the line that `choose` chooses, given all logical lines and which of them is the first rule.
+fn place(lines: &[Line], choose: fn(&[Logical], usize) -> usize) -> usize {
     let file = join(lines);
-    let stops = |line: &Logical| line.is_rule() || line.end != End::Newline;
-    match logical_lines(&file).into_iter().find(stops) {
-        Some(line) => file[..line.start].iter().filter(|&&byte| byte == b'\n').count(),
+    let found = logical_lines(&file);
+    match found.iter().position(|line| line.is_rule() || line.end != End::Newline) {
+        Some(first) => {
+            let start = found[choose(&found, first)].start;
+            file[..start].iter().filter(|&&byte| byte == b'\n').count()
+        }
         None => lines.len(),
     }
 }
@@ -191,6 +207,23 @@ mod tests {
             let after = String::from_utf8(file.to_bytes()).unwrap();
             assert!(granted(&after, "ALL: ALL\n", "192.168.1.77"), "{after}");
             assert_eq!(file.marked(), ours);
+        }
+    }
+
+    #[test]
+    fn a_comment_stays_with_the_rule_below_it() {
+        let ours = [MarkedEntry::all("192.168.1.0/24".parse().unwrap())];
+        for (head, rest) in [
+            ("# the file\n\n", "# my office\n# and home\nsshd: 198.51.100.7\n"),
+            ("", "# my office \\\n# and home\nsshd: 198.51.100.7\n"),
+            ("# the file\n\n", "# cut off"),
+        ] {
+            let mut file = HostsAccess::parse(format!("{head}{rest}").as_bytes());
+            file.set_marked(&ours).unwrap();
+            let after = String::from_utf8(file.to_bytes()).unwrap();
+            assert!(after.starts_with(head) && after.ends_with(rest), "{after}");
+            file.set_marked(&ours).unwrap();
+            assert_eq!(String::from_utf8(file.to_bytes()).unwrap(), after, "it stays where it is");
         }
     }
 
