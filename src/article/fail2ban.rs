@@ -11,7 +11,6 @@ use crate::host::ServiceManager;
 use crate::plan::{Change, Content, Draft, FileKind, Step};
 use crate::syntax::ini::Ini;
 
-use super::service::is_stale;
 use super::{Context, safe_networks, sections};
 
 pub const JAIL: &str = "/etc/fail2ban/jail.d/portsentry.conf";
@@ -235,7 +234,7 @@ pub fn restart_reason(context: &Context, draft: &Draft) -> Option<&'static str> 
         Some("its jail changes")
     } else if context.facts.fail2ban().is_none() {
         Some("it does not run")
-    } else if is_stale(context, context.facts.fail2ban().into_iter(), &READS) {
+    } else if context.is_stale(context.facts.fail2ban().into_iter(), &READS) {
         Some("its jail changed after it was started")
     } else {
         None

@@ -14,7 +14,7 @@ mod variables;
 
 use anyhow::Result;
 
-use crate::host::{Facts, Generation, Host};
+use crate::host::{Facts, Generation, Host, Process};
 use crate::plan::{Draft, Plan};
 use crate::settings::Settings;
 
@@ -53,6 +53,26 @@ pub struct Context<'a> {
     pub chosen: Chosen,
     /// Whether files of packages that are about to be installed could be looked into.
     pub offer: Offer,
+}
+
+/// A file counts as changed after a process started only by this many seconds: /proc tells a start to 10 ms.
+const CLOCK_GRAIN: f64 = 0.05;
+
+impl Context<'_> {
+    /// Whether a file of `reads` was changed after the oldest of `processes` had read it. A change "in the future"
+    /// says that the clock was set back, and nothing else.
+    fn is_stale<'p>(&self, processes: impl Iterator<Item = &'p Process>, reads: &[&str]) -> bool {
+        let Some(started) = processes.map(|process| process.started).min_by(f64::total_cmp) else { return false };
+        let now = jiff::Timestamp::now().as_millisecond() as f64 / 1000.0;
+        // 1.2 rebuilds it as it starts.
+        let rebuilt =
+            |path: &str| path == "/etc/portsentry/portsentry.ignore" && self.generation != Some(Generation::OneProcess);
+        reads
+            .iter()
+            .filter(|path| !rebuilt(path))
+            .filter_map(|path| self.host.read(path.as_ref()).ok().flatten())
+            .any(|state| state.changed > started + CLOCK_GRAIN && state.changed <= now + CLOCK_GRAIN)
+    }
 }
 
 /// The plan, with what it was made from.

@@ -7,9 +7,6 @@ use crate::plan::{Draft, Step, UnitAction};
 
 use super::{CONF, Context, fail2ban, sections};
 
-/// A file counts as changed after a process started only by this many seconds: /proc tells a start to 10 ms.
-const CLOCK_GRAIN: f64 = 0.05;
-
 /// What portsentry reads at its start.
 const READS: [&str; 5] = [
     CONF,
@@ -106,7 +103,7 @@ fn restarts(context: &Context, draft: &Draft, generation: Generation, step: &mut
         Some("its configuration changes")
     } else if !runs_as_wanted(context.facts, generation) {
         Some("it does not run as configured")
-    } else if is_stale(context, context.facts.portsentries(), &READS) {
+    } else if context.is_stale(context.facts.portsentries(), &READS) {
         Some("its configuration changed after it was started")
     } else {
         None
@@ -140,20 +137,6 @@ pub fn runs_as_wanted(facts: &Facts, generation: Generation) -> bool {
             words.len() == 2 && count("-atcp") == 1 && count("-audp") == 1
         }
     }
-}
-
-/// Whether a file was changed after the oldest of `processes` had read it. A change "in the future" says
-/// that the clock was set back, and nothing else.
-pub fn is_stale<'p>(context: &Context, processes: impl Iterator<Item = &'p Process>, reads: &[&str]) -> bool {
-    let Some(started) = processes.map(|process| process.started).min_by(f64::total_cmp) else { return false };
-    let now = jiff::Timestamp::now().as_millisecond() as f64 / 1000.0;
-    reads
-        .iter()
-        .filter(|path| {
-            **path != "/etc/portsentry/portsentry.ignore" || context.generation == Some(Generation::OneProcess)
-        }) // 1.2 rebuilds it as it starts
-        .filter_map(|path| context.host.read(path.as_ref()).ok().flatten())
-        .any(|state| state.changed > started + CLOCK_GRAIN && state.changed <= now + CLOCK_GRAIN)
 }
 
 fn names(units: &[&str]) -> String {

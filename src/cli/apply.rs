@@ -17,14 +17,14 @@ use crate::settings::Settings;
 
 use super::arguments::{ApplyOptions, Common, Format};
 use super::progress::Progress;
-use super::session::{Session, attended, settings};
-use super::{Declined, Exit, print, verify};
+use super::session::{Session, settings};
+use super::{Declined, Exit, attended, print};
 
 /// How long a second apply waits for the first.
 const LOCK_LIMIT: Duration = Duration::from_secs(60);
 
 pub fn run(common: &Common, options: &ApplyOptions, may_end: &AtomicBool) -> Result<Exit> {
-    verify::refuse_junit(common)?;
+    common.refuse_junit()?;
     let session = Session::open(common, !options.yes && common.format == Format::Text)?;
     let described = describe(&session.host, &session.settings, &session.facts)?;
     let runs = Runs::read(&session.host)?;

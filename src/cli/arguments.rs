@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use anyhow::{Result, bail};
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
 use crate::settings::{Engine, Flags, Response};
@@ -175,6 +176,17 @@ pub struct InitOptions {
 }
 
 impl Common {
+    /// JUnit is a list of checks; commands other than verify have none.
+    ///
+    /// # Errors
+    /// It was asked for.
+    pub fn refuse_junit(&self) -> Result<()> {
+        if self.format == Format::Junit {
+            bail!("--format junit is for verify; use text or json here");
+        }
+        Ok(())
+    }
+
     /// The flags that decide about settings. Files that are not named lie within the root.
     pub fn flags(&self) -> Flags {
         let within = |path: &str| self.root.join(path.trim_start_matches('/'));

@@ -7,10 +7,10 @@ use crate::report::{Page, Report};
 
 use super::arguments::{Common, Format};
 use super::session::Session;
-use super::{Exit, print, verify};
+use super::{Exit, print};
 
 pub fn run(common: &Common) -> Result<Exit> {
-    verify::refuse_junit(common)?;
+    common.refuse_junit()?;
     let session = Session::open(common, false)?;
     let described = describe(&session.host, &session.settings, &session.facts)?;
     let empty = described.plan.is_empty();

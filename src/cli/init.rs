@@ -9,11 +9,10 @@ use crate::host::{Facts, Host};
 use crate::settings::{Flags, Proposal, check_writers, offers, write_config_env};
 
 use super::arguments::{Common, InitOptions};
-use super::session::{attended, demand_root};
-use super::{Exit, print, verify};
+use super::{Exit, attended, demand_root, print};
 
 pub fn run(common: &Common, options: &InitOptions) -> Result<Exit> {
-    verify::refuse_junit(common)?;
+    common.refuse_junit()?;
     let host = Host::new(&common.root)?;
     demand_root(&host)?;
     let facts = Facts::read(&host)?;

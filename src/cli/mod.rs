@@ -12,13 +12,16 @@ mod undo;
 mod verify;
 
 use std::ffi::OsString;
+use std::io::IsTerminal;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use anyhow::{Result, bail};
 use clap::Parser;
 
+use crate::host::Host;
 use crate::report::Report;
 
 pub use arguments::command;
@@ -128,4 +131,17 @@ fn say_interrupted() {
 fn print(text: &str) {
     use std::io::Write;
     let _ = std::io::stdout().lock().write_all(text.as_bytes());
+}
+
+/// Whether a person can be asked.
+fn attended() -> bool {
+    std::io::stdin().is_terminal() && std::io::stderr().is_terminal()
+}
+
+/// Changing, and even looking at, the running system takes root: its packet filter answers nobody else.
+fn demand_root(host: &Host) -> Result<()> {
+    if host.is_live() && !rustix::process::geteuid().is_root() {
+        bail!("this needs root for the running system; run it with sudo, or give --root DIR for an image");
+    }
+    Ok(())
 }

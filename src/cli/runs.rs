@@ -7,11 +7,10 @@ use crate::plan::{Record, Run, RunState, Runs};
 use crate::report::{Page, ago};
 
 use super::arguments::{Common, Format};
-use super::session::demand_root;
-use super::{Exit, print, verify};
+use super::{Exit, demand_root, print};
 
 pub fn run(common: &Common) -> Result<Exit> {
-    verify::refuse_junit(common)?;
+    common.refuse_junit()?;
     let host = Host::new(&common.root)?;
     demand_root(&host)?;
     let runs = Runs::read(&host)?;

@@ -1,15 +1,13 @@
 //! What every command begins with: the host, its facts, the settings.
 
-use std::io::IsTerminal;
-
-use anyhow::{Result, bail};
+use anyhow::Result;
 use dialoguer::Confirm;
 
 use crate::host::{Facts, Host, ssh_client};
 use crate::settings::{Flags, Loaded, Settings, SshClient, propose};
 
 use super::arguments::Common;
-use super::{Declined, init};
+use super::{Declined, attended, demand_root, init};
 
 /// One host, looked at once.
 pub struct Session {
@@ -32,19 +30,6 @@ impl Session {
         let settings = settings(&host, &facts, &flags, may_ask)?;
         Ok(Session { host, facts, settings, flags })
     }
-}
-
-/// Whether a person can be asked.
-pub fn attended() -> bool {
-    std::io::stdin().is_terminal() && std::io::stderr().is_terminal()
-}
-
-/// Changing, and even looking at, the running system takes root: its packet filter answers nobody else.
-pub fn demand_root(host: &Host) -> Result<()> {
-    if host.is_live() && !rustix::process::geteuid().is_root() {
-        bail!("this needs root for the running system; run it with sudo, or give --root DIR for an image");
-    }
-    Ok(())
 }
 
 /// The settings of `host`.

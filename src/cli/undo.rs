@@ -12,13 +12,12 @@ use crate::report::{Page, unified};
 
 use super::arguments::{Common, Format, UndoOptions};
 use super::progress::Progress;
-use super::session::{attended, demand_root};
-use super::{Declined, Exit, print, verify};
+use super::{Declined, Exit, attended, demand_root, print};
 
 const LOCK_LIMIT: Duration = Duration::from_secs(60);
 
 pub fn run(common: &Common, options: &UndoOptions, may_end: &AtomicBool) -> Result<Exit> {
-    verify::refuse_junit(common)?;
+    common.refuse_junit()?;
     let host = Host::new(&common.root)?;
     demand_root(&host)?;
     let runs = Runs::read(&host)?;

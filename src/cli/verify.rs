@@ -1,6 +1,6 @@
 //! `verify`: the end state, checked on the running system.
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 
 use crate::article::describe;
 use crate::checks::{self, Check, Outcome};
@@ -28,12 +28,4 @@ pub fn run(common: &Common, options: &VerifyOptions) -> Result<Exit> {
 
 fn fails(checks: &[Check], strict: bool) -> bool {
     checks.iter().any(|check| check.outcome == Outcome::Fail || strict && check.outcome == Outcome::Skip)
-}
-
-/// JUnit is a list of checks; other commands have none.
-pub fn refuse_junit(common: &Common) -> Result<()> {
-    if common.format == Format::Junit {
-        bail!("--format junit is for verify; use text or json here");
-    }
-    Ok(())
 }

@@ -1,15 +1,17 @@
 //! /root/config.env: the LAN_* variables, read and never executed, from a file that only root can write.
 
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 
 use crate::host::Host;
 use crate::syntax::shell_vars::ShellVars;
 
-use super::lan::NAMES;
 use super::origin::{Origin, Sourced};
+use super::writers::check_writers;
+
+/// The four variables of the article.
+pub const NAMES: [&str; 4] = ["LAN_IF", "LAN_IP", "LAN_NM", "LAN_GW"];
 
 /// The file, unless there is none.
 ///
@@ -45,37 +47,6 @@ pub fn variables(
             (one.key, Sourced { value: one.value, origin })
         })
         .collect())
-}
-
-/// Refuses a file that others than root (or, in a test root, than the one who runs this) could have written:
-/// its values end up in commands that root runs.
-///
-/// # Errors
-/// Says who could write it and how to change that.
-pub fn check_writers(path: &Path) -> Result<()> {
-    let us = rustix::process::geteuid().as_raw();
-    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    for place in [path, directory] {
-        let meta = std::fs::metadata(place).with_context(|| format!("cannot look at {}", place.display()))?;
-        if meta.uid() != 0 && meta.uid() != us {
-            bail!(
-                "{} belongs to user {}, who could change what root does with it; run: chown root: {}",
-                place.display(),
-                meta.uid(),
-                place.display()
-            );
-        }
-        let sticky = meta.is_dir() && meta.mode() & 0o1000 != 0;
-        if meta.mode() & 0o022 != 0 && !sticky {
-            bail!(
-                "{} can be written by others than root (mode {:04o}); run: chmod go-w {}",
-                place.display(),
-                meta.mode() & 0o7777,
-                place.display()
-            );
-        }
-    }
-    Ok(())
 }
 
 /// Writes `values` into config.env by key, what else stands in it kept; a new file gets mode 0600.

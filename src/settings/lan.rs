@@ -8,13 +8,12 @@ use ipnet::{IpNet, Ipv4Net};
 use crate::host::{Host, Network};
 use crate::syntax::shell_vars::ShellVars;
 
+use super::Flags;
+use super::config_env::{self, NAMES};
 use super::detect::{is_private, offers, propose};
 use super::origin::{Origin, Sourced};
 use super::policy::Policy;
-use super::{Flags, config_env};
 
-/// As config.env calls them.
-pub const NAMES: [&str; 4] = ["LAN_IF", "LAN_IP", "LAN_NM", "LAN_GW"];
 const FLAGS: [&str; 4] = ["--lan-if", "--lan-ip", "--lan-nm", "--lan-gw"];
 
 /// A LAN wider than this many bits of prefix needs the user's yes.

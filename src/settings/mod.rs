@@ -7,6 +7,7 @@ mod detect;
 mod lan;
 mod origin;
 mod policy;
+mod writers;
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -17,11 +18,12 @@ use ipnet::IpNet;
 use crate::host::{Host, Network};
 
 pub use choices::{BanTime, Engine, Response};
-pub use config_env::{check_writers, write as write_config_env};
+pub use config_env::write as write_config_env;
 pub use detect::{Proposal, offers, propose};
 pub use lan::Lan;
 pub use origin::{Origin, Sourced};
 pub use policy::{Policy, SshClient, add_ssh_client};
+pub use writers::check_writers;
 
 /// What the command line said; `None` where it said nothing.
 #[derive(Debug, Clone, Default)]

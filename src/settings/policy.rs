@@ -12,8 +12,8 @@ use serde::Deserialize;
 use toml_edit::{ArrayOfTables, Document, DocumentMut, Item, Table, value};
 
 use super::choices::{BanTime, Engine, Response};
-use super::config_env::check_writers;
 use super::origin::{Origin, Sourced};
+use super::writers::check_writers;
 
 /// An address that ran apply over ssh and was confirmed.
 #[derive(Debug, Clone, PartialEq, Eq)]
