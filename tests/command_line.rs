@@ -197,6 +197,41 @@ fn wrong_values_of_config_env_can_be_put_right_at_the_question() {
 }
 
 #[test]
+fn init_writes_what_is_answered_and_keeps_the_rest_of_the_policy() {
+    let fixture = Fixture::debian(12);
+    let lan = |terminal: &mut Terminal| {
+        terminal.type_after("LAN_IF, the LAN's interface", "enp0s9\r");
+        terminal.type_after("LAN_IP, this host's address there", "10.1.2.3\r");
+        terminal.type_after("LAN_NM, the length", "16\r");
+        terminal.type_after("LAN_GW, the LAN's gateway", "10.1.0.1\r");
+    };
+    let mut terminal = Terminal::start(&fixture, "init", &[]);
+    lan(&mut terminal);
+    terminal.type_after("What a blocked host meets", "\r");
+    terminal.type_after("How long fail2ban keeps", "\r");
+    terminal.type_after("Never to be blocked", "\r");
+    let (text, status) = terminal.end();
+    assert_eq!(status, 0, "{text}");
+    assert!(!fixture.path("/etc/harden-portsentry/policy.toml").exists(), "all answers are defaults: {text}");
+
+    let policy = "# ours\nbantime = \"2d\" # two\nsafe = [\n  # the office\n  \"198.51.100.7\",\n  \"203.0.113.0/24\", # old\n]\n\n[lan]\nwide = true\n";
+    fixture.write("/etc/harden-portsentry/policy.toml", policy);
+    let mut terminal = Terminal::start(&fixture, "init", &[]);
+    lan(&mut terminal);
+    terminal.type_after("What a blocked host meets", "\u{1b}[B\u{1b}[B\r");
+    terminal.type_after("How long fail2ban keeps", "\u{8}\u{8}1w\r");
+    terminal.type_after("Never to be blocked", &format!("{}2001:db8::1\r", "\u{8}".repeat("203.0.113.0/24".len())));
+    let (text, status) = terminal.end();
+    assert_eq!(status, 0, "{text}");
+    assert_eq!(
+        fixture.text("/etc/harden-portsentry/policy.toml"),
+        "# ours\nbantime = \"1w\" # two\nsafe = [\n  # the office\n  \"198.51.100.7\", \"2001:db8::1\", # old\n]\nresponse = \"drop\"\n\n[lan]\nwide = true\n",
+        "{text}"
+    );
+    fixture.run(&["diff"]).exits(2).says("10.1.0.0/16").says("198.51.100.7").says("2001:db8::1").says("1 week");
+}
+
+#[test]
 fn quiet_says_only_what_is_wrong() {
     for debian in ALL {
         let fixture = Fixture::debian(debian);

@@ -47,7 +47,7 @@ pub enum Command {
     Undo(UndoOptions),
     /// List the applies of this machine
     Runs,
-    /// Ask for what is missing and write config.env
+    /// Ask for what is missing and write config.env and policy.toml
     Init(InitOptions),
     /// Write the man pages into DIRECTORY
     #[command(hide = true)]

@@ -1,12 +1,16 @@
-//! `init`: asks for what is missing, proposes what the machine says, writes config.env.
+//! `init`: asks for what is missing, proposes what the machine says, writes config.env and policy.toml.
 
 use std::net::IpAddr;
 
 use anyhow::{Result, bail};
 use dialoguer::{Input, Select};
+use ipnet::IpNet;
 
 use crate::host::{Facts, Host};
-use crate::settings::{Flags, Proposal, check_writers, offers, write_config_env};
+use crate::settings::{
+    BanTime, Flags, Policy, PolicyAnswers, Proposal, Response, check_writers, offers, parse_network, write_config_env,
+    write_policy,
+};
 
 use super::arguments::{Common, InitOptions};
 use super::{Exit, attended, demand_root, print};
@@ -18,17 +22,24 @@ pub fn run(common: &Common, options: &InitOptions) -> Result<Exit> {
     let facts = Facts::read(&host)?;
     let flags = common.flags();
     let proposals = crate::settings::propose(&facts.network);
+    let mut written = vec![&flags.config_env];
     if options.yes {
         let [only] = proposals.as_slice() else {
             bail!("cannot choose without you: {}", offers(&host, &facts.network));
         };
         write(&flags, only)?;
     } else if attended() {
+        // Before any question: what cannot be read is not asked about.
+        let policy = Policy::read(&flags.policy)?;
         ask_and_write(&flags, &proposals)?;
+        if write_policy(&flags.policy, &ask_policy(&policy.answers())?)? {
+            written.push(&flags.policy);
+        }
     } else {
         bail!("there is nobody to ask (no terminal): give --yes to take what this machine offers");
     }
-    print(&format!("Written: {}. Next: {}\n", flags.config_env.display(), host.command_line("diff")));
+    let written: Vec<String> = written.iter().map(|path| path.display().to_string()).collect();
+    print(&format!("Written: {}. Next: {}\n", written.join(", "), host.command_line("diff")));
     Ok(Exit::Good)
 }
 
@@ -68,6 +79,40 @@ pub fn ask_and_write(flags: &Flags, proposals: &[Proposal]) -> Result<()> {
     let prefix = ask_prefix(chosen.as_ref().map(|one| one.prefix.to_string()), address)?;
     let gateway = ask_address("LAN_GW, the LAN's gateway", chosen.as_ref().map(|one| one.gateway.to_string()))?;
     write(flags, &Proposal { interface, address, prefix, gateway })
+}
+
+/// What policy.toml decides, as far as most will want to; each answer proposed as it is `now`.
+fn ask_policy(now: &PolicyAnswers) -> Result<PolicyAnswers> {
+    let responses = [
+        (Response::Auto, "auto: CHAOS where this kernel has it, else drop"),
+        (Response::Chaos, "chaos: now silence, now noise; needs a kernel module"),
+        (Response::Drop, "drop: silence"),
+        (Response::Reject, "reject: an ICMP error"),
+    ];
+    let index = Select::new()
+        .with_prompt("What a blocked host meets")
+        .items(responses.map(|(_, text)| text))
+        .default(responses.iter().position(|(response, _)| *response == now.response).unwrap_or(0))
+        .interact()?;
+    let bantime: BanTime = Input::<String>::new()
+        .with_prompt("How long fail2ban keeps a block (12h, 1d, 1w, forever)")
+        .default(now.bantime.for_policy())
+        .validate_with(|text: &String| text.parse::<BanTime>().map(drop))
+        .interact_text()?
+        .parse()
+        .map_err(anyhow::Error::msg)?;
+    let known: Vec<String> = now.safe.iter().map(IpNet::to_string).collect();
+    let safe: String = Input::new()
+        .with_prompt("Never to be blocked beside the LAN (addresses, networks; empty for none)")
+        .with_initial_text(known.join(" "))
+        .allow_empty(true)
+        .validate_with(|text: &String| networks(text).map(drop))
+        .interact_text()?;
+    Ok(PolicyAnswers { response: responses[index].0, bantime, safe: networks(&safe)? })
+}
+
+fn networks(text: &str) -> Result<Vec<IpNet>> {
+    text.split([' ', ',']).filter(|word| !word.is_empty()).map(parse_network).collect()
 }
 
 fn ask_address(prompt: &str, proposal: Option<String>) -> Result<IpAddr> {

@@ -69,6 +69,19 @@ impl BanTime {
     pub fn for_fail2ban(self) -> String {
         self.0.map_or("-1".to_owned(), |seconds| seconds.to_string())
     }
+
+    /// As policy.toml has it: `12h`, `forever`.
+    pub fn for_policy(self) -> String {
+        let Some(seconds) = self.0 else { return "forever".to_owned() };
+        let (size, name) = unit_of(seconds);
+        format!("{}{}", seconds / size, &name[..1])
+    }
+}
+
+/// The largest unit of which `seconds` is a whole number: its seconds and its name.
+fn unit_of(seconds: u64) -> (u64, &'static str) {
+    let units = [(604_800, "week"), (86_400, "day"), (3_600, "hour"), (60, "minute")];
+    units.into_iter().find(|(size, _)| seconds.is_multiple_of(*size)).unwrap_or((1, "second"))
 }
 
 impl FromStr for BanTime {
@@ -103,8 +116,7 @@ impl FromStr for BanTime {
 impl fmt::Display for BanTime {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Some(seconds) = self.0 else { return out.write_str("ever") };
-        let units = [(604_800, "week"), (86_400, "day"), (3_600, "hour"), (60, "minute"), (1, "second")];
-        let (size, name) = units.into_iter().find(|(size, _)| seconds % size == 0).unwrap_or((1, "second"));
+        let (size, name) = unit_of(seconds);
         let count = seconds / size;
         write!(out, "{count} {name}{}", if count == 1 { "" } else { "s" })
     }
@@ -124,6 +136,7 @@ mod tests {
         ] {
             let time: BanTime = text.parse().unwrap();
             assert_eq!((time.for_fail2ban(), time.to_string()), (seconds.to_owned(), shown.to_owned()));
+            assert_eq!(time.for_policy().parse(), Ok(time));
         }
         for wrong in ["", "0", "-5", "1y", "1.5d", "99999999999w", "d"] {
             assert!(wrong.parse::<BanTime>().is_err(), "{wrong}");

@@ -22,7 +22,7 @@ pub use config_env::write as write_config_env;
 pub use detect::{Proposal, offers, propose};
 pub use lan::Lan;
 pub use origin::{Origin, Sourced};
-pub use policy::{Policy, SshClient, add_ssh_client};
+pub use policy::{Policy, PolicyAnswers, SshClient, add_ssh_client, parse_network, write_policy};
 pub use writers::check_writers;
 
 /// What the command line said; `None` where it said nothing.

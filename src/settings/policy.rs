@@ -9,7 +9,9 @@ use std::path::Path;
 use anyhow::{Context, Result, anyhow, bail};
 use ipnet::IpNet;
 use serde::Deserialize;
-use toml_edit::{ArrayOfTables, Document, DocumentMut, Item, Table, value};
+use toml_edit::{Array, ArrayOfTables, Document, DocumentMut, Item, Table, Value, value};
+
+use crate::host::Host;
 
 use super::choices::{BanTime, Engine, Response};
 use super::origin::{Origin, Sourced};
@@ -193,7 +195,10 @@ impl Policy {
 }
 
 /// An address or a network in CIDR form; host bits are cut off.
-fn parse_network(text: &str) -> Result<IpNet> {
+///
+/// # Errors
+/// It is neither, or everybody.
+pub fn parse_network(text: &str) -> Result<IpNet> {
     let text = text.trim();
     let network = match text.parse::<IpAddr>() {
         Ok(address) => IpNet::from(address),
@@ -225,6 +230,74 @@ pub fn add_ssh_client(text: &str, client: &SshClient) -> Result<String> {
         None => bail!("policy.toml: ssh_client is not a list of tables; write [[ssh_client]] above each"),
     }
     Ok(document.to_string())
+}
+
+/// What `init` asks for beside the LAN.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PolicyAnswers {
+    pub response: Response,
+    pub bantime: BanTime,
+    pub safe: Vec<IpNet>,
+}
+
+impl Policy {
+    /// What the file says today of what `init` asks for.
+    pub fn answers(&self) -> PolicyAnswers {
+        PolicyAnswers {
+            response: self.response.value,
+            bantime: self.bantime.value,
+            safe: self.safe.iter().map(|one| one.value).collect(),
+        }
+    }
+}
+
+/// Writes into policy.toml at `path` what of `answers` it does not say already; everything else stays as it was.
+/// Returns whether there was anything to write.
+///
+/// # Errors
+/// The file cannot be read, trusted or written.
+pub fn write_policy(path: &Path, answers: &PolicyAnswers) -> Result<bool> {
+    let now = Policy::read(path)?.answers();
+    if now == *answers {
+        return Ok(false);
+    }
+    let host = Host::new(Path::new("/"))?;
+    let path = std::path::absolute(path)?;
+    let text = host.read(&path)?.map(|state| String::from_utf8(state.bytes)).transpose()?.unwrap_or_default();
+    let mut document: DocumentMut = text.parse().with_context(|| format!("cannot read {}", path.display()))?;
+    let mut set = |key: &str, new: Value| match document.get_mut(key).and_then(Item::as_value_mut) {
+        Some(old) => {
+            let decor = old.decor().clone();
+            *old = new;
+            *old.decor_mut() = decor;
+        }
+        None => document[key] = Item::Value(new),
+    };
+    if now.response != answers.response {
+        set("response", answers.response.to_string().into());
+    }
+    if now.bantime != answers.bantime {
+        set("bantime", answers.bantime.for_policy().into());
+    }
+    if now.safe != answers.safe {
+        set_safe(&mut document, &answers.safe);
+    }
+    host.write(&path, document.to_string().as_bytes(), 0o644)?;
+    Ok(true)
+}
+
+/// Takes out of `safe` what is not in `wanted` and adds what is missing, so that comments between entries stay.
+fn set_safe(document: &mut DocumentMut, wanted: &[IpNet]) {
+    let item = document.entry("safe").or_insert(value(Array::new()));
+    let Some(array) = item.as_array_mut() else { return };
+    let network = |entry: &Value| entry.as_str().and_then(|text| parse_network(text).ok());
+    array.retain(|entry| network(entry).is_some_and(|known| wanted.contains(&known)));
+    let known: Vec<IpNet> = array.iter().filter_map(network).collect();
+    for new in wanted.iter().filter(|new| !known.contains(new)) {
+        // A single address needs no prefix length.
+        let single = new.prefix_len() == new.max_prefix_len();
+        array.push(if single { new.addr().to_string() } else { new.to_string() });
+    }
 }
 
 fn line_of(text: &str, span: &Range<usize>) -> usize {
