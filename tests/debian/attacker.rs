@@ -2,7 +2,7 @@
 
 use regex::Regex;
 
-use crate::bed::{Bed, HOST, seconds, wait_for};
+use crate::bed::{Bed, HOST, wait_for};
 
 impl Bed {
     /// A SYN scan of closed ports, over in a fraction of a second whether or not it gets blocked.
@@ -47,7 +47,7 @@ impl Bed {
 
     #[track_caller]
     pub fn wait_until_blocked(&self, address: &str) {
-        wait_for(seconds(60), &format!("a rule against {address}"), || self.firewall_names(address));
+        wait_for(self.patience(60), &format!("a rule against {address}"), || self.firewall_names(address));
     }
 
     /// Until portsentry has opened its sockets: before that a scan is not seen by anyone.
@@ -59,18 +59,18 @@ impl Bed {
         } else {
             "grep -q . /proc/net/packet && test $(wc -l </proc/net/packet) -ge 2"
         };
-        wait_for(seconds(30), "portsentry's sockets", || self.run(listening).status == 0);
+        wait_for(self.patience(30), "portsentry's sockets", || self.run(listening).status == 0);
     }
 
     #[track_caller]
     pub fn wait_until_banned(&self, address: &str) {
         let counted = || self.run("fail2ban-client status portsentry").stdout.contains(address);
-        wait_for(seconds(60), &format!("fail2ban to count {address}"), counted);
+        wait_for(self.patience(60), &format!("fail2ban to count {address}"), counted);
     }
 
     #[track_caller]
     pub fn wait_for_jail(&self, jail: &str) {
-        wait_for(seconds(60), &format!("fail2ban's jail {jail}"), || {
+        wait_for(self.patience(60), &format!("fail2ban's jail {jail}"), || {
             self.run(&format!("fail2ban-client status {jail}")).status == 0
         });
     }

@@ -171,6 +171,11 @@ impl Bed {
         bed
     }
 
+    /// A limit for what takes less than `n` seconds in a box; emulation is several times slower.
+    pub fn patience(&self, n: u64) -> Duration {
+        seconds(if self.testbed == "vm" { 5 * n } else { n })
+    }
+
     /// `box VERB NAME WORDS…` or `vm …`
     fn testbed(&self, verb: &str, words: &[&str]) -> Output {
         let shown = words.last().copied().unwrap_or(verb);

@@ -1,6 +1,6 @@
 //! Under Debian's own kernel, emulated, where CHAOS has its module: `.ci/full` runs these (`tests/run --full`).
 
-use crate::bed::{Bed, Bookworm, Bullseye, Forky, GATEWAY, OUTSIDER, PROGRAM, Suite, Trixie, seconds, wait_for};
+use crate::bed::{Bed, Bookworm, Bullseye, Forky, GATEWAY, OUTSIDER, PROGRAM, Suite, Trixie, wait_for};
 
 /// Where the kernel takes the rule, the article's CHAOS it is, and it survives the power going.
 fn chaos_blocks_where_the_kernel_has_it(suite: Suite) {
@@ -14,13 +14,13 @@ fn chaos_blocks_where_the_kernel_has_it(suite: Suite) {
     bed.scan(OUTSIDER);
     bed.wait_until_blocked(OUTSIDER);
     bed.ok(&format!("iptables -S INPUT | grep -E -- '-s {OUTSIDER}(/32)? .*-j CHAOS'"));
-    wait_for(seconds(60), "ssh to be refused", || !bed.ssh_answers(OUTSIDER));
-    wait_for(seconds(120), "fail2ban's ban", || bed.ok("fail2ban-client status portsentry").contains(OUTSIDER));
+    wait_for(bed.patience(60), "ssh to be refused", || !bed.ssh_answers(OUTSIDER));
+    wait_for(bed.patience(60), "fail2ban's ban", || bed.ok("fail2ban-client status portsentry").contains(OUTSIDER));
 
     bed.power_cycle();
     bed.wait_until_it_listens();
     bed.wait_until_blocked(OUTSIDER);
-    wait_for(seconds(60), "ssh to be refused after a boot", || !bed.ssh_answers(OUTSIDER));
+    wait_for(bed.patience(60), "ssh to be refused after a boot", || !bed.ssh_answers(OUTSIDER));
     assert!(bed.ssh_answers(GATEWAY));
     bed.tool("verify").succeeds();
     bed.tool("undo --yes").succeeds();
