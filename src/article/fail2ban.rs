@@ -50,7 +50,7 @@ pub fn step(context: &Context, draft: &mut Draft) -> Result<Step> {
     if !context.settings.fail2ban.value {
         step.summary = format!("left out ({})", context.settings.fail2ban.origin);
         for path in every_file() {
-            remove_ours(draft, &path, &mut step)?;
+            remove_ours(draft, &path, "fail2ban is left out by policy.toml", &mut step)?;
         }
         return Ok(step);
     }
@@ -106,11 +106,11 @@ fn every_file() -> Vec<String> {
     all
 }
 
-fn remove_ours(draft: &mut Draft, path: &str, step: &mut Step) -> Result<()> {
+fn remove_ours(draft: &mut Draft, path: &str, why: &str, step: &mut Step) -> Result<()> {
     if let Content::Bytes(bytes) = draft.content(Path::new(path))?
         && bytes.starts_with(OURS)
     {
-        step.file(draft.remove(Path::new(path), "fail2ban is left out by policy.toml")?);
+        step.file(draft.remove(Path::new(path), why)?);
     }
     Ok(())
 }
@@ -146,31 +146,36 @@ fn filled(template: &impl Template) -> Result<String> {
     Ok(text)
 }
 
-/// On a minimal Debian 11 or 12 the stock sshd jail has no log, and fail2ban does not start at all (trap 6).
+/// On a minimal Debian 11 or 12 the stock sshd jail has no log, and fail2ban does not start at all (trap 6). It gets the
+/// journal; where there is none, it is turned off until there is a log.
 fn sshd_jail(context: &Context, draft: &mut Draft, step: &mut Step) -> Result<()> {
     let ours = draft.content(Path::new(SSHD))? != Content::Absent;
     if !context.settings.mend_sshd_jail.value {
-        remove_ours(draft, SSHD, step)?;
+        remove_ours(draft, SSHD, "policy.toml forbids mending the sshd jail", step)?;
         if sshd_has_no_log(context, draft)? {
             step.warn("the sshd jail has no log (/var/log/auth.log), and fail2ban does not start for it; policy.toml forbids mending it: install rsyslog");
         }
         return Ok(());
     }
-    if !ours && !sshd_has_no_log(context, draft)? {
+    let no_log = sshd_has_no_log(context, draft)?;
+    if !ours && !no_log {
         return Ok(());
     }
-    if context.facts.manager == ServiceManager::Sysv {
-        step.warn("the sshd jail has no log (/var/log/auth.log) and there is no journal, and fail2ban does not start for it: install rsyslog");
-        return Ok(());
-    }
-    let text = include_str!("../../templates/fail2ban-sshd-backend.conf");
-    step.file(draft.put(
-        Path::new(SSHD),
-        text.as_bytes(),
-        0o644,
-        FileKind::Whole,
-        "the stock sshd jail has no log here, and without one fail2ban does not start; `mend_sshd_jail = false` in policy.toml refuses this",
-    )?);
+    let (text, why) = if context.facts.manager != ServiceManager::Sysv {
+        (
+            include_str!("../../templates/fail2ban-sshd-backend.conf"),
+            "the stock sshd jail has no log here, and without one fail2ban does not start; `mend_sshd_jail = false` in policy.toml refuses this",
+        )
+    } else if no_log {
+        step.warn("the sshd jail has no log (/var/log/auth.log) and there is no journal, so it is turned off, for fail2ban does not start with it; install rsyslog and apply again to have it back");
+        (
+            include_str!("../../templates/fail2ban-sshd-off.conf"),
+            "the stock sshd jail has neither a log nor a journal here, and fail2ban does not start with it; `mend_sshd_jail = false` in policy.toml refuses this",
+        )
+    } else {
+        return remove_ours(draft, SSHD, "the sshd jail has its log again", step);
+    };
+    step.file(draft.put(Path::new(SSHD), text.as_bytes(), 0o644, FileKind::Whole, why)?);
     Ok(())
 }
 

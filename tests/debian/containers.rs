@@ -31,15 +31,27 @@ pub fn trap_25_without_systemd(suite: Suite) {
     }
 }
 
-/// No journal and no log: the stock sshd jail keeps fail2ban down, and that is said with its name and the remedy.
-pub fn without_systemd_and_without_logs_the_sshd_jail_is_named(suite: Suite) {
+/// No journal and no log: with the stock sshd jail fail2ban does not start. It is turned off, said with the remedy, and
+/// comes back with its log.
+pub fn without_systemd_and_without_logs_the_sshd_jail_waits_for_its_log(suite: Suite) {
     let bed = Bed::up(suite, &["--without-systemd"]).with_program();
+    bed.write("/etc/harden-portsentry/policy.toml", "mend_sshd_jail = false\n");
     let apply = bed.tool("apply --yes");
     assert!(apply.status == 1 || apply.status == 3, "{apply}");
     apply.says("sshd jail").says("/var/log/auth.log").says("rsyslog");
+    bed.run("fail2ban-client ping").fails();
+
+    bed.ok("rm /etc/harden-portsentry/policy.toml");
+    bed.apply().says("sshd jail").says("/var/log/auth.log").says("rsyslog");
+    bed.wait_for_jail("portsentry");
+    bed.run("fail2ban-client status sshd").fails();
+    bed.tool("apply --yes").succeeds().says("Nothing to change");
+
     bed.ok("touch /var/log/auth.log");
     bed.apply();
     bed.wait_for_jail("portsentry");
+    bed.wait_for_jail("sshd");
+    bed.tool("undo 1 --yes").succeeds();
 }
 
 /// An image being built: policy-rc.d forbids every start, and apply respects and says it.

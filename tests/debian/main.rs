@@ -84,7 +84,7 @@ debian! {
         containers::trap_25_where_nothing_may_start_services
         containers::trap_26_without_net_admin_there_is_no_rule
         containers::verify_of_nothing_is_a_failure
-        containers::without_systemd_and_without_logs_the_sshd_jail_is_named
+        containers::without_systemd_and_without_logs_the_sshd_jail_waits_for_its_log
         traps_service::trap_28_the_diff_reads_conffiles_out_of_the_cached_archive
         traps_blocking::trap_29_portsentry_1_does_not_see_ipv6
         traps_jail::trap_30_a_silent_resolver_does_not_delay_the_ban
