@@ -1,5 +1,6 @@
 //! What can be typed. Help, man pages and completions all come from here.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use anyhow::{Result, bail};
@@ -49,6 +50,12 @@ pub enum Command {
     Runs,
     /// Ask for what is missing and write config.env and policy.toml
     Init(InitOptions),
+    /// Watch as a portsentry of its own; `daemon --help` lists portsentry's options
+    #[command(disable_help_flag = true)]
+    Daemon {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, hide = true)]
+        words: Vec<OsString>,
+    },
     /// Write the man pages into DIRECTORY
     #[command(hide = true)]
     Man { directory: PathBuf },

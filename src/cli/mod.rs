@@ -2,6 +2,7 @@
 
 mod apply;
 mod arguments;
+mod daemon;
 mod diff;
 mod init;
 mod man;
@@ -57,6 +58,10 @@ struct Declined;
 
 /// Runs the command that `words` (the program's name first) ask for.
 pub fn main(words: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let words: Vec<OsString> = words.into_iter().collect();
+    if let Some(behind) = daemon::asked_for(&words) {
+        return daemon::main(&behind, &words);
+    }
     let arguments = match Arguments::try_parse_from(words) {
         Ok(arguments) => arguments,
         Err(error) => {
@@ -78,6 +83,8 @@ pub fn main(words: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Undo(options) => ("undo", undo::run(common, options, &may_end)),
         Command::Runs => ("runs", runs::run(common)),
         Command::Init(options) => ("init", init::run(common, options)),
+        // Its words are portsentry's, and were taken above.
+        Command::Daemon { .. } => ("daemon", Ok(Exit::Usage)),
         Command::Man { directory } => ("man", man::run(directory)),
     };
     match result {

@@ -146,6 +146,35 @@ impl Invocation {
     }
 }
 
+/// A process that goes on when this one ends.
+pub struct Detached(std::process::Child);
+
+impl Detached {
+    /// How it ended, if it has.
+    ///
+    /// # Errors
+    /// It is no child of this process.
+    pub fn try_wait(&mut self) -> std::io::Result<Option<std::process::ExitStatus>> {
+        self.0.try_wait()
+    }
+}
+
+/// Starts this program again with `words` and one more variable in its environment, with nothing to read.
+///
+/// # Errors
+/// It cannot be started.
+pub fn start_detached(words: &[String], variable: (&str, &str)) -> Result<Detached> {
+    let program = std::env::current_exe().context("cannot find this program's own file")?;
+    std::process::Command::new(&program)
+        .args(words)
+        .env(variable.0, variable.1)
+        .stdin(std::process::Stdio::null())
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .map(Detached)
+        .with_context(|| format!("cannot start {}", program.display()))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

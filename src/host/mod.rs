@@ -22,7 +22,7 @@ use anyhow::{Context, Result, bail};
 
 pub use age::age;
 pub use chaos::{ChaosSupport, kernel_release, secure_boot};
-pub use commands::{CommandOutput, Invocation};
+pub use commands::{CommandOutput, Detached, Invocation, start_detached};
 pub use facts::{Facts, Generation, Release};
 pub use files::{FileState, Link, sibling_for_writing};
 pub use firewall::{Backend, Firewall, RuleList, program as iptables};

@@ -1,0 +1,57 @@
+//! Into the background, as 1.2 goes by itself and 2.0 with -D: the caller gets its shell back once the daemon watches.
+
+use std::io::{Read, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::net::{UnixListener, UnixStream};
+
+use anyhow::{Context, Result, bail};
+
+use crate::host::start_detached;
+
+/// Names the socket by which the daemon says that it watches.
+const READY: &str = "HARDEN_PORTSENTRY_READY";
+
+/// Whether this process is the one in the background.
+pub fn is_child() -> bool {
+    std::env::var_os(READY).is_some()
+}
+
+/// Starts this program again with the same words, in a session of its own, and waits until it watches.
+///
+/// # Errors
+/// It cannot be started, or ended before it watched; why, it has said on stderr.
+pub fn start(words: &[String]) -> Result<()> {
+    let directory = tempfile::tempdir().context("cannot make a private directory")?;
+    let path = directory.path().join("ready");
+    let listener = UnixListener::bind(&path).context("cannot make a socket")?;
+    listener.set_nonblocking(true).context("cannot make a socket")?;
+    let mut child = start_detached(words, (READY, &path.to_string_lossy()))?;
+    loop {
+        if let Ok((mut stream, _)) = listener.accept() {
+            let mut word = String::new();
+            let _ = stream.read_to_string(&mut word);
+            return Ok(());
+        }
+        if let Some(status) = child.try_wait().context("cannot wait for the daemon")? {
+            bail!("the daemon ended before it watched ({status})");
+        }
+        let mut waiting = [rustix::event::PollFd::new(&listener, rustix::event::PollFlags::IN)];
+        let _ = rustix::event::poll(&mut waiting, Some(&rustix::time::Timespec { tv_sec: 0, tv_nsec: 50_000_000 }));
+    }
+}
+
+/// In the background: leaves the caller's session and terminal.
+pub fn detach() {
+    let _ = rustix::process::setsid();
+    let _ = std::env::set_current_dir("/");
+}
+
+/// In the background: says that it watches.
+pub fn tell_ready() {
+    if let Some(path) = std::env::var_os(READY)
+        && let Ok(mut stream) = UnixStream::connect(path)
+    {
+        let _ = stream.write_all(b"watching\n");
+        let _ = stream.as_raw_fd();
+    }
+}

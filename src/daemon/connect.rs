@@ -1,0 +1,162 @@
+//! Connect mode: sockets of our own on the ports, for where there is no CAP_NET_ADMIN, or where a banner is wanted.
+
+use std::io::{ErrorKind, Write};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
+use std::os::fd::AsFd;
+
+use anyhow::{Result, bail};
+use rustix::event::{PollFd, PollFlags};
+
+use super::config::Config;
+use super::invocation::Invocation;
+use super::probe::{IpOptions, Kind, Probe};
+use crate::syntax::Dialect;
+
+/// Connections and datagrams that are taken from one socket before the next one has its turn.
+const AT_ONCE: usize = 64;
+
+enum Socket {
+    Tcp(TcpListener),
+    Udp(UdpSocket),
+}
+
+/// The sockets, with the ports that they listen on.
+pub struct Listeners {
+    sockets: Vec<(u16, Socket)>,
+    banner: Option<String>,
+}
+
+impl Listeners {
+    /// Listens on every port of the configuration that is free, on all addresses; with what is to be told of it.
+    ///
+    /// # Errors
+    /// Not one port could be had.
+    pub fn open(invocation: &Invocation, config: &Config) -> Result<(Listeners, Vec<String>)> {
+        let empty = Listeners { sockets: Vec::new(), banner: None };
+        Listeners::open_beside(&empty, invocation, config)
+    }
+
+    /// The same, sharing the sockets of `old` that are wanted still.
+    ///
+    /// # Errors
+    /// As [`Listeners::open`].
+    pub fn open_beside(old: &Listeners, invocation: &Invocation, config: &Config) -> Result<(Listeners, Vec<String>)> {
+        let mut told = Vec::new();
+        let mut sockets = Vec::new();
+        let tcp = config.tcp_ports.iter().map(|port| (port, true));
+        let udp = config.udp_ports.iter().map(|port| (port, false));
+        let mut refusal = None;
+        for (port, is_tcp) in tcp.chain(udp) {
+            let protocol = if is_tcp { "TCP" } else { "UDP" };
+            match old.shared(port, is_tcp).map_or_else(|| listen(port, is_tcp), Ok) {
+                Ok((family, socket)) => {
+                    told.push(match invocation.mode.dialect() {
+                        Dialect::V1 => format!("adminalert: Going into listen mode on {protocol} port: {port}"),
+                        Dialect::V2 => format!("Listen on {family}: {protocol} port: {port}"),
+                    });
+                    sockets.push((port, socket));
+                }
+                Err(error) => {
+                    told.push(format!(
+                        "adminalert: ERROR: could not bind {protocol} port {port}: {error}; it is not watched"
+                    ));
+                    refusal = Some(error);
+                }
+            }
+        }
+        match refusal {
+            Some(error) if sockets.is_empty() => bail!("not one port could be listened on: {error}"),
+            _ => Ok((Listeners { sockets, banner: config.port_banner.clone() }, told)),
+        }
+    }
+
+    fn shared(&self, port: u16, is_tcp: bool) -> Option<(&'static str, Socket)> {
+        let (_, socket) =
+            self.sockets.iter().find(|(known, socket)| *known == port && matches!(socket, Socket::Tcp(_)) == is_tcp)?;
+        let socket = match socket {
+            Socket::Tcp(listener) => Socket::Tcp(listener.try_clone().ok()?),
+            Socket::Udp(socket) => Socket::Udp(socket.try_clone().ok()?),
+        };
+        Some(("AF_INET6", socket))
+    }
+
+    /// What to wait for.
+    pub fn waiting(&self) -> impl Iterator<Item = PollFd<'_>> {
+        self.sockets.iter().map(|(_, socket)| match socket {
+            Socket::Tcp(listener) => PollFd::from_borrowed_fd(listener.as_fd(), PollFlags::IN),
+            Socket::Udp(socket) => PollFd::from_borrowed_fd(socket.as_fd(), PollFlags::IN),
+        })
+    }
+
+    /// Whoever came; each was sent the banner and is gone again.
+    pub fn accept(&self) -> Vec<Probe> {
+        let mut found = Vec::new();
+        for (port, socket) in &self.sockets {
+            for _ in 0..AT_ONCE {
+                let taken = match socket {
+                    Socket::Tcp(listener) => self.accept_tcp(listener),
+                    Socket::Udp(socket) => self.accept_udp(socket),
+                };
+                match taken {
+                    Ok((source, destination, kind)) => found.push(Probe {
+                        source: plain(source),
+                        destination: plain(destination),
+                        port: *port,
+                        kind,
+                        ip_options: IpOptions::Unknown,
+                    }),
+                    Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                    // A client that was gone before it was taken.
+                    Err(_) => {}
+                }
+            }
+        }
+        found
+    }
+
+    fn accept_tcp(&self, listener: &TcpListener) -> std::io::Result<(IpAddr, IpAddr, Kind)> {
+        let (mut stream, peer) = listener.accept()?;
+        let own = stream.local_addr().map_or(IpAddr::V6(Ipv6Addr::UNSPECIFIED), |address| address.ip());
+        if let Some(banner) = &self.banner {
+            // It fits into the socket's buffer, so this does not wait.
+            let _ = stream.set_nonblocking(true).and_then(|()| stream.write_all(banner.as_bytes()));
+        }
+        Ok((peer.ip(), own, Kind::ConnectTcp))
+    }
+
+    fn accept_udp(&self, socket: &UdpSocket) -> std::io::Result<(IpAddr, IpAddr, Kind)> {
+        let (_, peer) = socket.recv_from(&mut [0; 1])?;
+        if let Some(banner) = &self.banner {
+            let _ = socket.send_to(banner.as_bytes(), peer);
+        }
+        Ok((peer.ip(), IpAddr::V6(Ipv6Addr::UNSPECIFIED), Kind::ConnectUdp))
+    }
+}
+
+/// IPv6 with IPv4 in it, or IPv4 alone where the kernel has no IPv6.
+fn listen(port: u16, is_tcp: bool) -> std::io::Result<(&'static str, Socket)> {
+    let both = SocketAddr::from((Ipv6Addr::UNSPECIFIED, port));
+    let old = SocketAddr::from((Ipv4Addr::UNSPECIFIED, port));
+    match open(both, is_tcp) {
+        Ok(socket) => Ok(("AF_INET6", socket)),
+        Err(error) if error.kind() == ErrorKind::AddrInUse || error.kind() == ErrorKind::PermissionDenied => Err(error),
+        Err(_) => open(old, is_tcp).map(|socket| ("AF_INET", socket)),
+    }
+}
+
+fn open(address: SocketAddr, is_tcp: bool) -> std::io::Result<Socket> {
+    if is_tcp {
+        let listener = TcpListener::bind(address)?;
+        listener.set_nonblocking(true)?;
+        Ok(Socket::Tcp(listener))
+    } else {
+        let socket = UdpSocket::bind(address)?;
+        socket.set_nonblocking(true)?;
+        Ok(Socket::Udp(socket))
+    }
+}
+
+/// An IPv4 address, also where it came as `::ffff:203.0.113.9`.
+fn plain(address: IpAddr) -> IpAddr {
+    address.to_canonical()
+}

@@ -1,0 +1,367 @@
+//! What a probe is worth: ignored, counted, triggered, blocked already or to be blocked. Takes the time as an argument
+//! and does nothing by itself.
+
+use std::collections::HashSet;
+use std::collections::hash_map::RandomState;
+use std::net::IpAddr;
+
+use hashlink::LruCache;
+
+use super::config::{Block, Config};
+use super::ignore::IgnoreList;
+use super::probe::Probe;
+use crate::syntax::Dialect;
+
+/// Sources that are remembered; the one seen longest ago is forgotten first.
+const SOURCES: usize = 65_536;
+/// Different ports that a source has to ask for by packets which a dead connection may send as well (ACK, FIN and ACK),
+/// before these count as probes. A host that was restarted, or whose service was, gets one or two of them a client.
+const AMBIGUOUS_PORTS: usize = 3;
+/// Lines that one source may have within [`LINES_WINDOW`] seconds; all ports below 1024 in four kinds.
+const LINES: u32 = 4_096;
+const LINES_WINDOW: u64 = 600;
+
+/// How the kernel handed a probe up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Seen {
+    /// The first of its source, port and kind in the window.
+    First,
+    Again,
+    /// The kernel's table of sources is full, so this may be either.
+    Unknown,
+}
+
+/// One of 2.0's four words.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Word {
+    True,
+    False,
+    /// It was never asked.
+    Unset,
+}
+
+impl From<bool> for Word {
+    fn from(yes: bool) -> Word {
+        if yes { Word::True } else { Word::False }
+    }
+}
+
+/// What is to be done about a scan.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reaction {
+    Nothing,
+    /// The source was blocked before.
+    AlreadyBlocked,
+    Block(Block),
+}
+
+/// A probe with all that was decided.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Scan {
+    pub probe: Probe,
+    pub ignored: bool,
+    pub triggered: Word,
+    /// The configuration says to log only.
+    pub noblock: Word,
+    pub blocked: Word,
+    pub reaction: Reaction,
+}
+
+/// A source as it is remembered.
+#[derive(Debug, Default)]
+struct Source {
+    hits: u32,
+    /// The first ambiguous probes, until there are enough of them.
+    held: Vec<Probe>,
+    /// Different ports since `ports_since`, up to as many as the configuration asks for.
+    ports: Vec<u16>,
+    ports_since: u64,
+    /// What the last line said.
+    said: Option<(Word, Word)>,
+    said_already: bool,
+    lines: u32,
+    lines_since: u64,
+}
+
+/// All sources, and who is blocked.
+pub struct Decider {
+    dialect: Dialect,
+    same_address_check: bool,
+    trigger: u32,
+    scan_ports: usize,
+    scan_window: u64,
+    block_tcp: Block,
+    block_udp: Block,
+    ignore: IgnoreList,
+    sources: LruCache<IpAddr, Source, RandomState>,
+    blocked: HashSet<IpAddr>,
+    /// Lines that were left out, for a source had too many.
+    pub lines_left_out: u64,
+}
+
+impl Decider {
+    /// Nobody is known yet but who is `blocked`.
+    pub fn new(
+        config: &Config,
+        dialect: Dialect,
+        same_address_check: bool,
+        ignore: IgnoreList,
+        blocked: HashSet<IpAddr>,
+    ) -> Decider {
+        let mut decider = Decider {
+            dialect,
+            same_address_check,
+            trigger: 0,
+            scan_ports: 0,
+            scan_window: 0,
+            block_tcp: Block::No,
+            block_udp: Block::No,
+            ignore: IgnoreList::default(),
+            sources: LruCache::with_hasher(SOURCES, RandomState::new()),
+            blocked,
+            lines_left_out: 0,
+        };
+        decider.configure(config, ignore);
+        decider
+    }
+
+    /// Takes a new configuration; what is known of sources stays.
+    pub fn configure(&mut self, config: &Config, ignore: IgnoreList) {
+        self.trigger = config.scan_trigger.max(1);
+        self.scan_ports = config.scan_ports.max(1);
+        self.scan_window = u64::from(config.scan_window);
+        self.block_tcp = config.block_tcp;
+        self.block_udp = config.block_udp;
+        self.ignore = ignore;
+    }
+
+    /// Decides about `probe`, seen at `now` (seconds). `emit` gets what is to be told: none, one, or, when packets that
+    /// could have been innocent turn out not to be, several.
+    pub fn hit(&mut self, probe: Probe, seen: Seen, now: u64, emit: &mut dyn FnMut(Scan)) {
+        if self.same_address_check && probe.source == probe.destination {
+            return;
+        }
+        if probe.kind.is_ambiguous() {
+            let source = self.sources.entry(probe.source).or_insert_with(Source::default);
+            if source.hits == 0 && !self.blocked.contains(&probe.source) {
+                if !source.held.iter().any(|held| held.port == probe.port) {
+                    source.held.push(probe);
+                }
+                if source.held.len() < AMBIGUOUS_PORTS {
+                    return;
+                }
+                for held in std::mem::take(&mut source.held) {
+                    self.count(held, Seen::First, now, emit);
+                }
+                return;
+            }
+        }
+        let held = match self.sources.get_mut(&probe.source) {
+            Some(source) if !source.held.is_empty() => std::mem::take(&mut source.held),
+            _ => Vec::new(),
+        };
+        self.count(probe, seen, now, emit);
+        // What was held is now in bad company.
+        for held in held {
+            self.count(held, Seen::First, now, emit);
+        }
+    }
+
+    fn count(&mut self, probe: Probe, seen: Seen, now: u64, emit: &mut dyn FnMut(Scan)) {
+        let source = self.sources.entry(probe.source).or_insert_with(Source::default);
+        if self.ignore.contains(probe.source) {
+            // 1.2 says nothing of whom it ignores.
+            if self.dialect == Dialect::V2
+                && seen != Seen::Again
+                && source.may_have_a_line(now, &mut self.lines_left_out)
+            {
+                let unset = Word::Unset;
+                let reaction = Reaction::Nothing;
+                emit(Scan { probe, ignored: true, triggered: unset, noblock: unset, blocked: unset, reaction });
+            }
+            return;
+        }
+        source.hits = source.hits.saturating_add(1);
+        let triggered =
+            source.hits >= self.trigger && source.asked_for(probe.port, self.scan_ports, self.scan_window, now);
+        let block = if probe.kind.is_tcp() { self.block_tcp } else { self.block_udp };
+        let already = self.blocked.contains(&probe.source);
+        let mut scan = Scan {
+            probe,
+            ignored: false,
+            triggered: triggered.into(),
+            noblock: Word::Unset,
+            blocked: Word::Unset,
+            reaction: Reaction::Nothing,
+        };
+        if triggered {
+            scan.noblock = (block == Block::No).into();
+            (scan.blocked, scan.reaction) = match (self.dialect, block) {
+                (Dialect::V1, _) if already => (Word::True, Reaction::AlreadyBlocked),
+                // 1.2 notes whom it only logs as blocked, too.
+                (Dialect::V1, block) => (Word::True, Reaction::Block(block)),
+                (Dialect::V2, Block::No) => (Word::False, Reaction::Nothing),
+                (Dialect::V2, _) if already => (Word::True, Reaction::AlreadyBlocked),
+                (Dialect::V2, block) => (Word::True, Reaction::Block(block)),
+            };
+        } else if self.dialect == Dialect::V1 {
+            return;
+        }
+        let said = Some((scan.triggered, scan.blocked));
+        let news = match scan.reaction {
+            Reaction::Block(_) => true,
+            Reaction::AlreadyBlocked if !source.said_already => {
+                source.said_already = true;
+                true
+            }
+            _ => seen != Seen::Again || source.said != said,
+        };
+        source.said = said;
+        if let Reaction::Block(_) = scan.reaction {
+            self.blocked.insert(probe.source);
+        } else if !news || !source.may_have_a_line(now, &mut self.lines_left_out) {
+            return;
+        }
+        emit(scan);
+    }
+
+    /// A block of `address` failed or was taken back: the next probe tries again.
+    pub fn forget_block(&mut self, address: IpAddr) {
+        self.blocked.remove(&address);
+        if let Some(source) = self.sources.get_mut(&address) {
+            source.said_already = false;
+        }
+    }
+}
+
+impl Source {
+    fn may_have_a_line(&mut self, now: u64, left_out: &mut u64) -> bool {
+        if now.saturating_sub(self.lines_since) >= LINES_WINDOW {
+            (self.lines, self.lines_since) = (0, now);
+        }
+        self.lines = self.lines.saturating_add(1);
+        *left_out += u64::from(self.lines > LINES);
+        self.lines <= LINES
+    }
+
+    /// Whether it has asked for `wanted` different ports within `window` seconds, `port` now among them.
+    fn asked_for(&mut self, port: u16, wanted: usize, window: u64, now: u64) -> bool {
+        if wanted <= 1 || (self.ports.len() >= wanted && now.saturating_sub(self.ports_since) < window) {
+            return true;
+        }
+        if now.saturating_sub(self.ports_since) >= window {
+            self.ports.clear();
+            self.ports_since = now;
+        }
+        if !self.ports.contains(&port) {
+            self.ports.push(port);
+        }
+        self.ports.len() >= wanted
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::probe::{ACK, FIN, IpOptions, Kind, SYN};
+    use super::*;
+
+    fn probe(source: u8, port: u16, kind: Kind) -> Probe {
+        let source = IpAddr::from([203, 0, 113, source]);
+        Probe { source, destination: [192, 168, 66, 1].into(), port, kind, ip_options: IpOptions::NotSet }
+    }
+
+    fn decider(dialect: Dialect, config: Config) -> Decider {
+        let ignore = IgnoreList::of(vec!["203.0.113.200/32".parse().unwrap()]);
+        Decider::new(&config, dialect, true, ignore, HashSet::new())
+    }
+
+    fn words(decider: &mut Decider, hits: &[(u8, u16, Kind, Seen)]) -> Vec<String> {
+        let mut all = Vec::new();
+        for &(source, port, kind, seen) in hits {
+            decider.hit(probe(source, port, kind), seen, 1_000, &mut |scan| {
+                let word = |word| match word {
+                    Word::True => 't',
+                    Word::False => 'f',
+                    Word::Unset => '-',
+                };
+                let ignored = Word::from(scan.ignored);
+                let four: String = [ignored, scan.triggered, scan.noblock, scan.blocked].map(word).iter().collect();
+                all.push(format!("{} {four} {:?}", scan.probe.port, scan.reaction));
+            });
+        }
+        all
+    }
+
+    const S: Kind = Kind::Tcp(SYN);
+
+    #[test]
+    fn second_generation_words() {
+        let blocking = Config { block_tcp: Block::Yes, scan_trigger: 2, ..Config::default() };
+        let found = words(
+            &mut decider(Dialect::V2, blocking),
+            &[
+                (200, 1, S, Seen::First),
+                (9, 1, S, Seen::First),
+                (9, 1, S, Seen::Again),
+                (9, 1, S, Seen::Again),
+                (9, 1, S, Seen::Again),
+                (9, 2, S, Seen::First),
+                (9, 2, Kind::Udp, Seen::First),
+            ],
+        );
+        assert_eq!(
+            found,
+            [
+                "1 t--- Nothing",
+                "1 ff-- Nothing",
+                "1 ftft Block(Yes)",
+                "1 ftft AlreadyBlocked",
+                "2 ftft AlreadyBlocked",
+                "2 fttf Nothing",
+            ]
+        );
+    }
+
+    #[test]
+    fn first_generation_words() {
+        let config = Config { scan_trigger: 2, ..Config::default() };
+        let hits = [(200, 1, S, Seen::First), (9, 1, S, Seen::First), (9, 2, S, Seen::First), (9, 3, S, Seen::First)];
+        let found = words(&mut decider(Dialect::V1, config), &hits);
+        assert_eq!(found, ["2 fttt Block(No)", "3 fttt AlreadyBlocked"]);
+    }
+
+    #[test]
+    fn packets_of_dead_connections_are_no_scan_until_they_ask_for_several_ports() {
+        let (ack, maimon) = (Kind::Tcp(ACK), Kind::Tcp(ACK | FIN));
+        let mut decider = decider(Dialect::V2, Config::default());
+        let stale = [(9, 80, ack, Seen::First), (9, 80, maimon, Seen::First), (9, 443, ack, Seen::First)];
+        assert!(words(&mut decider, &stale).is_empty());
+        assert_eq!(words(&mut decider, &[(9, 22, ack, Seen::First)]).len(), 3);
+        assert!(words(&mut decider, &[(8, 80, ack, Seen::First)]).is_empty());
+        assert_eq!(words(&mut decider, &[(8, 81, S, Seen::First)]).len(), 2, "it scans otherwise, too");
+    }
+
+    #[test]
+    fn a_client_that_retries_one_port_is_none_where_several_are_asked_for() {
+        let config = Config { scan_ports: 3, scan_window: 60, block_tcp: Block::Yes, ..Config::default() };
+        let mut decider = decider(Dialect::V2, config);
+        let hits = [(9, 80, S, Seen::First), (9, 80, S, Seen::Again), (9, 81, S, Seen::First), (9, 82, S, Seen::First)];
+        assert_eq!(words(&mut decider, &hits), ["80 ff-- Nothing", "81 ff-- Nothing", "82 ftft Block(Yes)"]);
+    }
+
+    #[test]
+    fn a_block_that_failed_is_tried_again() {
+        let mut decider = decider(Dialect::V2, Config { block_tcp: Block::Yes, ..Config::default() });
+        assert_eq!(words(&mut decider, &[(9, 1, S, Seen::First)]), ["1 ftft Block(Yes)"]);
+        decider.forget_block([203, 0, 113, 9].into());
+        assert_eq!(words(&mut decider, &[(9, 2, S, Seen::First)]), ["2 ftft Block(Yes)"]);
+    }
+
+    #[test]
+    fn one_source_has_so_many_lines_and_no_more() {
+        let mut decider = decider(Dialect::V2, Config::default());
+        let hits: Vec<_> = (0..5_000).map(|port| (9, port, S, Seen::First)).collect();
+        assert_eq!(words(&mut decider, &hits).len(), LINES as usize);
+        assert_eq!(decider.lines_left_out, 5_000 - u64::from(LINES));
+    }
+}

@@ -1,0 +1,192 @@
+//! The lines of both generations, byte for byte as they write them. Measured with 1.2-14+b1 and 2.0.7-1.
+
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
+
+use super::decide::{Reaction, Scan, Word};
+use super::probe::Kind;
+use crate::syntax::Dialect;
+
+/// A name from DNS, cleaned: it cannot end a line, close a bracket or quote, or play tricks with a terminal.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HostName(String);
+
+impl HostName {
+    /// Letters, digits, dots, dashes and underscores of `raw`, 255 at most; `None` if nothing is left or if it reads as
+    /// an address, which only an attacker would call himself.
+    pub fn clean(raw: &str) -> Option<HostName> {
+        let kept: String =
+            raw.chars().filter(|letter| letter.is_ascii_alphanumeric() || "-_.".contains(*letter)).take(255).collect();
+        let is_name = !kept.is_empty() && kept.parse::<std::net::IpAddr>().is_err();
+        is_name.then_some(HostName(kept))
+    }
+}
+
+/// Writes lines for one generation, in local time.
+#[derive(Debug, Clone)]
+pub struct Lines {
+    dialect: Dialect,
+    zone: TimeZone,
+}
+
+impl Lines {
+    pub fn new(dialect: Dialect) -> Lines {
+        Lines { dialect, zone: TimeZone::system() }
+    }
+
+    pub fn dialect(&self) -> Dialect {
+        self.dialect
+    }
+
+    /// What is logged of `scan`, before any reaction.
+    pub fn logged(&self, scan: &Scan, name: Option<&HostName>) -> String {
+        match self.dialect {
+            Dialect::V1 => {
+                let (kind, host) = (first_kind(scan.probe.kind), host(scan, name));
+                let Scan { probe, .. } = scan;
+                format!("attackalert: {kind} from host: {host} to {} port: {}", probe.kind.protocol(), probe.port)
+            }
+            Dialect::V2 => second(scan, name),
+        }
+    }
+
+    /// That a host was blocked before.
+    pub fn already_blocked(&self, scan: &Scan, name: Option<&HostName>) -> String {
+        match (self.dialect, scan.probe.kind) {
+            (Dialect::V1, Kind::ConnectTcp | Kind::ConnectUdp) => {
+                format!("attackalert: Host: {} is already blocked. Ignoring", scan.probe.source)
+            }
+            _ => format!("attackalert: Host: {} is already blocked Ignoring", host(scan, name)),
+        }
+    }
+
+    /// That the configuration says to log only; 1.2 alone says so.
+    pub fn only_logged(&self, scan: &Scan) -> String {
+        format!("attackalert: Ignoring {} response per configuration file setting.", scan.probe.kind.protocol())
+    }
+
+    /// The line of the history, with its newline; `None` where this generation writes none.
+    pub fn history(&self, scan: &Scan, name: Option<&HostName>, at: Timestamp) -> Option<String> {
+        let local = at.to_zoned_datetime(self.zone.clone());
+        match self.dialect {
+            Dialect::V1 if matches!(scan.reaction, Reaction::Block(_)) => Some(format!(
+                "{} - {} Host: {} Port: {} {} Blocked\n",
+                at.as_second(),
+                local.strftime("%m/%d/%Y %H:%M:%S"),
+                host(scan, name),
+                scan.probe.port,
+                scan.probe.kind.protocol()
+            )),
+            Dialect::V1 => None,
+            Dialect::V2 => Some(format!("{} {}\n", local.strftime("%Y-%m-%dT%H:%M:%S.%3f%z"), second(scan, name))),
+        }
+    }
+}
+
+/// `NAME/ADDRESS`.
+fn host(scan: &Scan, name: Option<&HostName>) -> String {
+    let address = scan.probe.source;
+    match name {
+        Some(HostName(name)) => format!("{name}/{address}"),
+        None => format!("{address}/{address}"),
+    }
+}
+
+/// 1.2's name of a kind; its NULL scan has a blank too many.
+fn first_kind(kind: Kind) -> String {
+    match kind {
+        Kind::Udp => "UDP scan".to_owned(),
+        Kind::Tcp(0) => " TCP NULL scan".to_owned(),
+        other => other.to_string(),
+    }
+}
+
+fn second(scan: &Scan, name: Option<&HostName>) -> String {
+    let Scan { probe, .. } = scan;
+    let name = name.map_or_else(|| probe.source.to_string(), |HostName(name)| name.clone());
+    format!(
+        "Scan from: [{}] ({name}) protocol: [{}] port: [{}] type: [{}] IP opts: [{}] ignored: [{}] triggered: [{}] noblock: [{}] blocked: [{}]",
+        probe.source,
+        probe.kind.protocol(),
+        probe.port,
+        probe.kind,
+        probe.ip_options,
+        scan.ignored,
+        word(scan.triggered),
+        word(scan.noblock),
+        word(scan.blocked)
+    )
+}
+
+fn word(word: Word) -> &'static str {
+    match word {
+        Word::True => "true",
+        Word::False => "false",
+        Word::Unset => "unset",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::config::Block;
+    use super::super::probe::{IpOptions, Probe, SYN};
+    use super::*;
+
+    fn scan(kind: Kind, reaction: Reaction) -> Scan {
+        let probe = Probe {
+            source: [203, 0, 113, 9].into(),
+            destination: [192, 168, 66, 1].into(),
+            port: 11,
+            kind,
+            ip_options: IpOptions::NotSet,
+        };
+        Scan { probe, ignored: false, triggered: Word::True, noblock: Word::False, blocked: Word::True, reaction }
+    }
+
+    fn lines(dialect: Dialect) -> Lines {
+        Lines { dialect, zone: TimeZone::UTC }
+    }
+
+    #[test]
+    fn as_2_0_7_wrote_them() {
+        let scan = scan(Kind::Tcp(SYN), Reaction::Block(Block::Yes));
+        let line = "Scan from: [203.0.113.9] (203.0.113.9) protocol: [TCP] port: [11] type: [TCP SYN/Normal scan] IP opts: [not set] ignored: [false] triggered: [true] noblock: [false] blocked: [true]";
+        assert_eq!(lines(Dialect::V2).logged(&scan, None), line);
+        let at = "2026-11-25T04:08:22.850Z".parse().unwrap();
+        let history = lines(Dialect::V2).history(&scan, None, at).unwrap();
+        assert_eq!(history, format!("2026-11-25T04:08:22.850+0000 {line}\n"));
+        assert_eq!(
+            lines(Dialect::V2).already_blocked(&scan, None),
+            "attackalert: Host: 203.0.113.9/203.0.113.9 is already blocked Ignoring"
+        );
+    }
+
+    #[test]
+    fn as_1_2_wrote_them() {
+        let first = lines(Dialect::V1);
+        let blocked = Reaction::Block(Block::Yes);
+        for (kind, wanted) in [
+            (Kind::Tcp(SYN), "attackalert: TCP SYN/Normal scan from host: 203.0.113.9/203.0.113.9 to TCP port: 11"),
+            (Kind::Tcp(0), "attackalert:  TCP NULL scan from host: 203.0.113.9/203.0.113.9 to TCP port: 11"),
+            (Kind::Udp, "attackalert: UDP scan from host: 203.0.113.9/203.0.113.9 to UDP port: 11"),
+            (Kind::ConnectUdp, "attackalert: Connect from host: 203.0.113.9/203.0.113.9 to UDP port: 11"),
+        ] {
+            assert_eq!(first.logged(&scan(kind, blocked), None), wanted);
+        }
+        let at = Timestamp::from_second(1_795_579_778).unwrap();
+        let name = HostName::clean("evil.example");
+        assert_eq!(
+            first.history(&scan(Kind::Tcp(SYN), blocked), name.as_ref(), at).unwrap(),
+            "1795579778 - 11/25/2026 04:09:38 Host: evil.example/203.0.113.9 Port: 11 TCP Blocked\n"
+        );
+        assert_eq!(first.history(&scan(Kind::Tcp(SYN), Reaction::AlreadyBlocked), None, at), None);
+    }
+
+    #[test]
+    fn a_name_cannot_be_more_than_a_name() {
+        assert_eq!(HostName::clean("a) b\nc/d]\u{1b}[2J.example"), Some(HostName("abcd2J.example".to_owned())));
+        for raw in ["", "\n", "198.51.100.7", "(198.51.100.7)"] {
+            assert_eq!(HostName::clean(raw), None, "{raw:?}");
+        }
+    }
+}

@@ -1,0 +1,148 @@
+//! RESOLVE_HOST: the scanner's name, which his own name server tells, or does not.
+//!
+//! Lookups run in a few threads, may take as long as they like, and are waited for two seconds. Lines come in the order
+//! of their scans; what cannot be looked up in time, or waits behind too many, gets the address instead, as in the peers
+//! where there is no name.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+
+use super::decide::Scan;
+use super::lines::{HostName, Lines};
+use super::output::Output;
+use super::respond::told;
+use crate::syntax::Dialect;
+
+const PATIENCE: Duration = Duration::from_secs(2);
+const LOOKUPS: usize = 4;
+/// Lookups, and scans, that may wait.
+const WAITING: usize = 1_024;
+/// Names that are remembered.
+const REMEMBERED: usize = 1_024;
+
+struct Named {
+    scan: Scan,
+    at: Timestamp,
+    log: Vec<String>,
+    record: Vec<u8>,
+    since: Instant,
+}
+
+enum News {
+    Scan(Box<Named>),
+    Name(IpAddr, Option<HostName>),
+}
+
+/// Takes scans, and tells them with their names.
+pub struct Names {
+    news: SyncSender<News>,
+    output: Output,
+    lines: Lines,
+    dialect: Dialect,
+}
+
+impl Names {
+    /// Starts the threads. They end with the process: one may hang in a lookup.
+    pub fn start(dialect: Dialect, lines: Lines, output: Output) -> Names {
+        let (news, queue) = sync_channel(2 * WAITING);
+        let (questions, asked) = sync_channel::<IpAddr>(WAITING);
+        let asked = Arc::new(Mutex::new(asked));
+        for _ in 0..LOOKUPS {
+            let (asked, news) = (Arc::clone(&asked), news.clone());
+            std::thread::spawn(move || look_up(&asked, &news));
+        }
+        let teller = Teller {
+            questions,
+            output: output.clone(),
+            lines: lines.clone(),
+            dialect,
+            waiting: std::collections::VecDeque::new(),
+            known: HashMap::new(),
+        };
+        std::thread::spawn(move || teller.run(&queue));
+        Names { news, output, lines, dialect }
+    }
+
+    /// Tells `scan` once its name is known, or known not to come.
+    pub fn tell(&self, scan: Scan, at: Timestamp, log: Vec<String>, record: Vec<u8>) {
+        let named = Named { scan, at, log, record, since: Instant::now() };
+        if let Err(TrySendError::Full(News::Scan(named)) | TrySendError::Disconnected(News::Scan(named))) =
+            self.news.try_send(News::Scan(Box::new(named)))
+        {
+            let Named { scan, at, log, record, .. } = *named;
+            self.output.send(told(&self.lines, self.dialect, &scan, None, at, log, record));
+        }
+    }
+}
+
+fn look_up(asked: &Mutex<Receiver<IpAddr>>, news: &SyncSender<News>) {
+    loop {
+        let Ok(address) = asked.lock().map_err(drop).and_then(|queue| queue.recv().map_err(drop)) else { return };
+        let name = dns_lookup::lookup_addr(&address).ok().and_then(|name| HostName::clean(&name));
+        if news.send(News::Name(address, name)).is_err() {
+            return;
+        }
+    }
+}
+
+struct Teller {
+    questions: SyncSender<IpAddr>,
+    output: Output,
+    lines: Lines,
+    dialect: Dialect,
+    waiting: std::collections::VecDeque<Named>,
+    /// `None`: asked, and not answered yet.
+    known: HashMap<IpAddr, Option<Option<HostName>>>,
+}
+
+impl Teller {
+    fn run(mut self, queue: &Receiver<News>) {
+        loop {
+            let limit = self
+                .waiting
+                .front()
+                .map_or(Duration::from_secs(3600), |named| PATIENCE.saturating_sub(named.since.elapsed()));
+            match queue.recv_timeout(limit) {
+                Ok(News::Scan(named)) => self.take(*named),
+                Ok(News::Name(address, name)) => {
+                    if let Some(known) = self.known.get_mut(&address) {
+                        *known = Some(name);
+                    }
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+            self.tell();
+        }
+    }
+
+    fn take(&mut self, named: Named) {
+        let address = named.scan.probe.source;
+        if !self.known.contains_key(&address) {
+            if self.known.len() >= REMEMBERED {
+                self.known.clear();
+            }
+            // If too many wait already, this one has no name.
+            let asked = self.questions.try_send(address).is_ok();
+            self.known.insert(address, if asked { None } else { Some(None) });
+        }
+        self.waiting.push_back(named);
+    }
+
+    fn tell(&mut self) {
+        while let Some(named) = self.waiting.front() {
+            let name = match self.known.get(&named.scan.probe.source) {
+                Some(Some(name)) => name.clone(),
+                Some(None) if named.since.elapsed() < PATIENCE && self.waiting.len() < WAITING => return,
+                _ => None,
+            };
+            let Some(Named { scan, at, log, record, .. }) = self.waiting.pop_front() else { return };
+            self.output.send(told(&self.lines, self.dialect, &scan, name.as_ref(), at, log, record));
+        }
+    }
+}

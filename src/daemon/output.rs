@@ -1,0 +1,242 @@
+//! Where lines go: stdout or syslog, the history, the blocked file. A thread of its own writes them, so that a full disk
+//! or a reader that does not read never holds up detection.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::net::UnixDatagram;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::thread::JoinHandle;
+
+use jiff::ZonedDateTime;
+
+/// Parcels that may wait to be written; more are counted and thrown away.
+const WAITING: usize = 4_096;
+
+/// Lines that belong together.
+#[derive(Debug, Default, Clone)]
+pub struct Parcel {
+    /// Without newlines.
+    pub log: Vec<String>,
+    /// With newlines.
+    pub history: String,
+    /// As the generation's blocked file has them.
+    pub blocked: Vec<u8>,
+}
+
+impl Parcel {
+    pub fn is_empty(&self) -> bool {
+        self.log.is_empty() && self.history.is_empty() && self.blocked.is_empty()
+    }
+}
+
+enum Job {
+    Write(Parcel),
+    /// Files may have been moved away or changed their names (logrotate, SIGHUP).
+    Files {
+        history: Option<PathBuf>,
+        blocked: Option<PathBuf>,
+    },
+    End,
+}
+
+/// Takes parcels; clones feed the same thread.
+#[derive(Clone)]
+pub struct Output {
+    jobs: SyncSender<Job>,
+    lost: Arc<AtomicU64>,
+}
+
+/// The thread that writes.
+pub struct Writer(JoinHandle<()>);
+
+impl Output {
+    /// Starts the thread.
+    pub fn start(to_syslog: bool, history: Option<PathBuf>, blocked: Option<PathBuf>) -> (Output, Writer) {
+        let (jobs, queue) = sync_channel(WAITING);
+        let lost = Arc::new(AtomicU64::new(0));
+        let mut sink = Sink {
+            log: if to_syslog { Log::Syslog(None) } else { Log::Stdout },
+            history: AppendedFile::new(history),
+            blocked: AppendedFile::new(blocked),
+            lost: Arc::clone(&lost),
+        };
+        let thread = std::thread::spawn(move || sink.run(&queue));
+        (Output { jobs, lost }, Writer(thread))
+    }
+
+    /// Hands `parcel` over. Never waits: if the writer is behind, its lines are counted as lost.
+    pub fn send(&self, parcel: Parcel) {
+        if parcel.is_empty() {
+            return;
+        }
+        if let Err(TrySendError::Full(Job::Write(parcel))) = self.jobs.try_send(Job::Write(parcel)) {
+            self.lost.fetch_add(parcel.log.len().max(1) as u64, Ordering::Relaxed);
+        }
+    }
+
+    /// Logs one line.
+    pub fn say(&self, line: impl Into<String>) {
+        self.send(Parcel { log: vec![line.into()], ..Parcel::default() });
+    }
+
+    /// From now on these files are written, opened anew.
+    pub fn reopen(&self, history: Option<PathBuf>, blocked: Option<PathBuf>) {
+        let _ = self.jobs.send(Job::Files { history, blocked });
+    }
+
+    /// Writes what is waiting and ends the thread.
+    pub fn end(self, writer: Writer) {
+        let _ = self.jobs.send(Job::End);
+        let _ = writer.0.join();
+    }
+}
+
+struct Sink {
+    log: Log,
+    history: AppendedFile,
+    blocked: AppendedFile,
+    lost: Arc<AtomicU64>,
+}
+
+impl Sink {
+    fn run(&mut self, queue: &Receiver<Job>) {
+        while let Ok(job) = queue.recv() {
+            match job {
+                Job::Write(first) => {
+                    let parcel = self.gather(first, queue);
+                    self.write(&parcel.0);
+                    match parcel.1 {
+                        Some(Job::Files { history, blocked }) => self.files(history, blocked),
+                        Some(_) => return,
+                        None => {}
+                    }
+                }
+                Job::Files { history, blocked } => self.files(history, blocked),
+                Job::End => return,
+            }
+        }
+    }
+
+    /// As many parcels as wait, as one; and the job behind them that is none.
+    fn gather(&self, first: Parcel, queue: &Receiver<Job>) -> (Parcel, Option<Job>) {
+        let mut all = first;
+        while all.history.len() < 1 << 20 {
+            match queue.try_recv() {
+                Ok(Job::Write(mut more)) => {
+                    all.log.append(&mut more.log);
+                    all.history.push_str(&more.history);
+                    all.blocked.append(&mut more.blocked);
+                }
+                Ok(other) => return (all, Some(other)),
+                Err(_) => break,
+            }
+        }
+        (all, None)
+    }
+
+    fn write(&mut self, parcel: &Parcel) {
+        // The history first: fail2ban reads it.
+        let history = self.history.append(parcel.history.as_bytes());
+        let blocked = self.blocked.append(&parcel.blocked);
+        let lost = self.lost.swap(0, Ordering::Relaxed);
+        self.log.write(&parcel.log);
+        for problem in [history, blocked].into_iter().flatten() {
+            self.log.write(&[problem]);
+        }
+        if lost > 0 {
+            self.log.write(&[format!(
+                "adminalert: {lost} lines were lost: they could not be written as fast as they came"
+            )]);
+        }
+    }
+
+    fn files(&mut self, history: Option<PathBuf>, blocked: Option<PathBuf>) {
+        self.history = AppendedFile::new(history);
+        self.blocked = AppendedFile::new(blocked);
+        // It is there again before anybody misses it: without it fail2ban does not start (trap 21).
+        for problem in [self.history.append(b""), self.blocked.append(b"")].into_iter().flatten() {
+            self.log.write(&[problem]);
+        }
+    }
+}
+
+/// A file that is only appended to, and followed by name: one that was moved away or removed is made anew.
+struct AppendedFile {
+    path: Option<PathBuf>,
+    open: Option<File>,
+    failing: bool,
+}
+
+impl AppendedFile {
+    fn new(path: Option<PathBuf>) -> AppendedFile {
+        AppendedFile { path, open: None, failing: false }
+    }
+
+    /// Appends; the problem, the first time that there is one, in words.
+    fn append(&mut self, bytes: &[u8]) -> Option<String> {
+        let path = self.path.clone()?;
+        let done = self.try_append(&path, bytes);
+        let was_failing = std::mem::replace(&mut self.failing, done.is_err());
+        match done {
+            Err(error) if !was_failing => Some(format!(
+                "adminalert: ERROR: cannot write {}: {error}; its lines are lost until that works",
+                path.display()
+            )),
+            Ok(()) if was_failing => Some(format!("adminalert: {} can be written again", path.display())),
+            _ => None,
+        }
+    }
+
+    fn try_append(&mut self, path: &Path, bytes: &[u8]) -> io::Result<()> {
+        let moved = |file: &File| -> bool {
+            let (Ok(here), Ok(there)) = (file.metadata(), std::fs::metadata(path)) else { return true };
+            (here.dev(), here.ino()) != (there.dev(), there.ino())
+        };
+        if self.open.as_ref().is_none_or(moved) {
+            self.open = None;
+            self.open = Some(OpenOptions::new().append(true).create(true).mode(0o640).open(path)?);
+        }
+        match (&mut self.open, bytes) {
+            (Some(file), bytes) if !bytes.is_empty() => file.write_all(bytes),
+            _ => Ok(()),
+        }
+    }
+}
+
+enum Log {
+    Stdout,
+    /// Connected when there is something to say, and anew when the logger was restarted.
+    Syslog(Option<UnixDatagram>),
+}
+
+impl Log {
+    fn write(&mut self, lines: &[String]) {
+        match self {
+            Log::Stdout => {
+                let text: String = lines.iter().flat_map(|line| [line.as_str(), "\n"]).collect();
+                let mut stdout = io::stdout().lock();
+                let _ = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
+            }
+            Log::Syslog(socket) => lines.iter().for_each(|line| to_syslog(socket, line)),
+        }
+    }
+}
+
+/// As syslog(3) sends it: facility daemon, priority notice.
+fn to_syslog(socket: &mut Option<UnixDatagram>, line: &str) {
+    let message =
+        format!("<29>{} portsentry[{}]: {line}", ZonedDateTime::now().strftime("%b %e %H:%M:%S"), std::process::id());
+    for _ in 0..2 {
+        if socket.is_none() {
+            *socket = UnixDatagram::unbound().and_then(|new| new.connect("/dev/log").map(|()| new)).ok();
+        }
+        match socket.as_ref().map(|open| open.send(message.as_bytes())) {
+            Some(Err(_)) => *socket = None,
+            _ => return,
+        }
+    }
+}

@@ -1,0 +1,310 @@
+//! What is done to a scanner: hosts.deny, KILL_ROUTE, KILL_RUN_CMD, in a thread of its own and in the peers' order.
+
+use std::fs::{File, OpenOptions};
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::net::IpAddr;
+use std::path::Path;
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use super::blocked_file;
+use super::config::{Block, Config};
+use super::decide::{Reaction, Scan, Word};
+use super::lines::{HostName, Lines};
+use super::names::Names;
+use super::output::{Output, Parcel};
+use crate::host::Invocation;
+use crate::syntax::Dialect;
+
+/// Blocks that may wait for their commands.
+const WAITING: usize = 8_192;
+/// How long a command may take before it and its children are killed.
+const LIMIT: Duration = Duration::from_secs(30);
+const HOSTS_DENY: &str = "/etc/hosts.deny";
+
+/// The commands of the configuration, with the mode that `$MODE$` stands for.
+#[derive(Debug, Clone)]
+pub struct Commands {
+    pub mode: &'static str,
+    pub route: Option<String>,
+    pub hosts_deny: Option<String>,
+    pub run: Option<String>,
+    pub run_first: bool,
+}
+
+impl Commands {
+    pub fn of(config: &Config, mode: &'static str) -> Commands {
+        Commands {
+            mode,
+            route: config.kill_route.clone(),
+            hosts_deny: config.kill_hosts_deny.clone(),
+            run: config.kill_run_cmd.clone(),
+            run_first: config.kill_run_cmd_first,
+        }
+    }
+
+    /// `template` for this scan. What is put in is an address, a number and a mode: nothing that a shell would obey.
+    fn filled(&self, template: &str, scan: &Scan) -> String {
+        template
+            .replace("$TARGET$", &scan.probe.source.to_string())
+            .replace("$PORT$", &scan.probe.port.to_string())
+            .replace("$MODE$", self.mode)
+    }
+}
+
+/// Addresses whose block failed.
+pub type Failed = Arc<Mutex<Vec<IpAddr>>>;
+
+/// Takes scans and reacts to them.
+pub struct Responder {
+    jobs: SyncSender<Job>,
+    failed: Failed,
+    thread: JoinHandle<()>,
+}
+
+enum Job {
+    React(Scan, Timestamp),
+    Commands(Commands),
+    End,
+}
+
+struct Worker {
+    dialect: Dialect,
+    lines: Lines,
+    commands: Commands,
+    names: Option<Names>,
+    output: Output,
+    failed: Failed,
+}
+
+impl Responder {
+    /// Starts the thread. `names` looks up names where the configuration wants them.
+    pub fn start(
+        dialect: Dialect,
+        lines: Lines,
+        commands: Commands,
+        names: Option<Names>,
+        output: Output,
+    ) -> Responder {
+        let (jobs, queue) = sync_channel(WAITING);
+        let failed = Failed::default();
+        let mut worker = Worker { dialect, lines, commands, names, output, failed: Arc::clone(&failed) };
+        let thread = std::thread::spawn(move || worker.run(&queue));
+        Responder { jobs, failed, thread }
+    }
+
+    /// Hands a scan over; `false` if too many wait.
+    pub fn react(&self, scan: Scan, at: Timestamp) -> bool {
+        !matches!(self.jobs.try_send(Job::React(scan, at)), Err(TrySendError::Full(_)))
+    }
+
+    /// Takes new commands for what comes from now on.
+    pub fn configure(&self, commands: Commands) {
+        let _ = self.jobs.send(Job::Commands(commands));
+    }
+
+    /// Whose block failed since this was asked last.
+    pub fn failed(&self) -> Vec<IpAddr> {
+        self.failed.lock().map(|mut list| std::mem::take(&mut *list)).unwrap_or_default()
+    }
+
+    /// Finishes what is under way, drops what waits, and ends.
+    pub fn end(self) {
+        drop(self.jobs.try_send(Job::End));
+        drop(self.jobs);
+        let _ = self.thread.join();
+    }
+}
+
+impl Worker {
+    fn run(&mut self, queue: &Receiver<Job>) {
+        while let Ok(job) = queue.recv() {
+            match job {
+                Job::React(scan, at) => self.react(scan, at),
+                Job::Commands(commands) => self.commands = commands,
+                Job::End => return,
+            }
+        }
+    }
+
+    fn react(&mut self, mut scan: Scan, at: Timestamp) {
+        let mut log = Vec::new();
+        let mut record = Vec::new();
+        match scan.reaction {
+            Reaction::Block(block) => {
+                let (mut said, held) = self.block(block, &scan);
+                if held {
+                    record = match self.dialect {
+                        Dialect::V1 => Vec::new(),
+                        Dialect::V2 => blocked_file::record(scan.probe.source),
+                    };
+                } else {
+                    scan.blocked = Word::False;
+                    if let Ok(mut failed) = self.failed.lock() {
+                        failed.push(scan.probe.source);
+                    }
+                }
+                log.append(&mut said);
+            }
+            Reaction::AlreadyBlocked | Reaction::Nothing => {}
+        }
+        match &self.names {
+            Some(names) => names.tell(scan, at, log, record),
+            None => self.output.send(told(&self.lines, self.dialect, &scan, None, at, log, record)),
+        }
+    }
+
+    /// Does it; what is logged of it, and whether the host is blocked now.
+    fn block(&self, block: Block, scan: &Scan) -> (Vec<String>, bool) {
+        let mut log = Vec::new();
+        let mut done = Vec::new();
+        if block == Block::No {
+            return (vec![self.lines.only_logged(scan)], true);
+        }
+        if self.commands.run_first || block == Block::CommandOnly {
+            done.extend(self.external(scan, &mut log));
+        }
+        if block == Block::Yes {
+            done.extend(self.deny(scan, &mut log));
+            done.extend(self.route(scan, &mut log));
+            if !self.commands.run_first {
+                self.external(scan, &mut log);
+            }
+        }
+        // Without any command 1.2 takes a host for blocked all the same.
+        (log, done.is_empty() || done.contains(&true))
+    }
+
+    fn deny(&self, scan: &Scan, log: &mut Vec<String>) -> Option<bool> {
+        let template = self.commands.hosts_deny.as_ref()?;
+        let address = scan.probe.source;
+        // libwrap reads an IPv6 address in brackets only.
+        let target = if address.is_ipv6() { format!("[{address}]") } else { address.to_string() };
+        let line = self.commands.filled(&template.replace("[$TARGET$]", "$TARGET$").replace("$TARGET$", &target), scan);
+        match add_line(Path::new(HOSTS_DENY), &line) {
+            Ok(()) => {
+                log.push(format!("attackalert: Host {address} has been blocked via wrappers with string: \"{line}\""));
+                Some(true)
+            }
+            Err(error) => {
+                log.push(format!("attackalert: ERROR: Host {address} could not be blocked via wrappers: cannot write {HOSTS_DENY}: {error}"));
+                Some(false)
+            }
+        }
+    }
+
+    fn route(&self, scan: &Scan, log: &mut Vec<String>) -> Option<bool> {
+        let command = self.commands.filled(self.commands.route.as_ref()?, scan);
+        let address = scan.probe.source;
+        Some(match run(&command) {
+            Ok(()) => {
+                log.push(format!(
+                    "attackalert: Host {address} has been blocked via dropped route using command: \"{command}\""
+                ));
+                true
+            }
+            Err(why) => {
+                log.push(format!("attackalert: ERROR: Host {address} could not be blocked via dropped route: {why}"));
+                false
+            }
+        })
+    }
+
+    fn external(&self, scan: &Scan, log: &mut Vec<String>) -> Option<bool> {
+        let command = self.commands.filled(self.commands.run.as_ref()?, scan);
+        let address = scan.probe.source;
+        Some(match run(&command) {
+            Ok(()) => {
+                log.push(format!("attackalert: External command run for host: {address} using command: \"{command}\""));
+                true
+            }
+            Err(why) => {
+                log.push(format!("attackalert: ERROR: External command failed for host: {address}: {why}"));
+                false
+            }
+        })
+    }
+}
+
+/// All that is written of a scan: `log` is what was done about it, `record` what the blocked file gets.
+pub fn told(
+    lines: &Lines,
+    dialect: Dialect,
+    scan: &Scan,
+    name: Option<&HostName>,
+    at: Timestamp,
+    log: Vec<String>,
+    mut record: Vec<u8>,
+) -> Parcel {
+    let mut all = Vec::new();
+    let mut before = log;
+    if scan.reaction == Reaction::AlreadyBlocked {
+        before.push(lines.already_blocked(scan, name));
+    }
+    let scan_line = lines.logged(scan, name);
+    // 1.2 logs the scan first, 2.0 last.
+    match dialect {
+        Dialect::V1 => {
+            all.push(scan_line);
+            all.append(&mut before);
+        }
+        Dialect::V2 => {
+            all.append(&mut before);
+            all.push(scan_line);
+        }
+    }
+    let history = lines.history(scan, name, at).unwrap_or_default();
+    if dialect == Dialect::V1 {
+        record = history.clone().into_bytes();
+    }
+    Parcel { log: all, history, blocked: record }
+}
+
+fn run(command: &str) -> Result<(), String> {
+    let invocation = Invocation::new("/bin/sh", &["-c", command]).within(LIMIT);
+    match invocation.run() {
+        Ok(output) if output.ok() => Ok(()),
+        Ok(output) => {
+            let how =
+                output.status.map_or("was ended by a signal".to_owned(), |status| format!("exited with {status}"));
+            let words = output.last_words().replace('\n', "; ");
+            Err(format!("\"{command}\" {how}{}{words}", if words.is_empty() { "" } else { ": " }))
+        }
+        Err(error) => Err(format!("{error:#}").replace('\n', "; ")),
+    }
+}
+
+/// Adds `line` to a file of TCP wrappers, once; a last line that has no newline gets one first, for libwrap would read
+/// both as one.
+fn add_line(path: &Path, line: &str) -> std::io::Result<()> {
+    let mut file: File = OpenOptions::new().read(true).append(true).create(true).open(path)?;
+    let mut bytes = Vec::new();
+    file.seek(SeekFrom::Start(0))?;
+    file.read_to_end(&mut bytes)?;
+    if bytes.split(|&byte| byte == b'\n').any(|known| known == line.as_bytes()) {
+        return Ok(());
+    }
+    let open_end = bytes.last().is_some_and(|&byte| byte != b'\n');
+    let text = format!("{}{line}\n", if open_end { "\n" } else { "" });
+    file.write_all(text.as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_of_hosts_deny_comes_once_and_on_a_line_of_its_own() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("hosts.deny");
+        std::fs::write(&path, "# no newline").unwrap();
+        for _ in 0..2 {
+            add_line(&path, "ALL: [fd66::9] : DENY").unwrap();
+        }
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "# no newline\nALL: [fd66::9] : DENY\n");
+    }
+}

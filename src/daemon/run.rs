@@ -1,0 +1,392 @@
+//! The daemon's life: start, watch, reload, end.
+
+use std::collections::HashSet;
+use std::net::IpAddr;
+use std::os::fd::AsFd;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use jiff::Timestamp;
+use rustix::event::{PollFd, PollFlags, poll};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+
+use super::blocked_file;
+use super::config::Config;
+use super::connect::Listeners;
+use super::decide::{Decider, Reaction, Scan, Seen};
+use super::ignore::IgnoreList;
+use super::invocation::{Invocation, Mode};
+use super::lines::Lines;
+use super::names::Names;
+use super::output::{Output, Parcel, Writer};
+use super::probe::Probe;
+use super::respond::{Commands, Responder, told};
+use super::table::Table;
+use crate::kernel::{Nflog, Received};
+use crate::syntax::Dialect;
+
+/// NFLOG groups that are tried, first to last.
+const GROUPS: std::ops::RangeInclusive<u16> = 1795..=1826;
+/// Above so many packets a second the kernel gathers them, below so many it hands each up at once.
+const BUSY: u32 = 2_000;
+const QUIET: u32 = 200;
+
+/// The signals that a daemon hears, each by a socket that becomes readable.
+struct Signals {
+    end: UnixStream,
+    reload: UnixStream,
+}
+
+impl Signals {
+    fn new() -> Result<Signals> {
+        let pipe = |signals: &[i32]| -> Result<UnixStream> {
+            let (read, write) = UnixStream::pair().context("cannot make a pipe for signals")?;
+            read.set_nonblocking(true).context("cannot make a pipe for signals")?;
+            for signal in signals {
+                signal_hook::low_level::pipe::register(*signal, write.try_clone()?).context("cannot hear signals")?;
+            }
+            Ok(read)
+        };
+        Ok(Signals { end: pipe(&[SIGTERM, SIGINT])?, reload: pipe(&[SIGHUP])? })
+    }
+}
+
+/// What a packet comes from.
+enum Source {
+    Kernel { log: Nflog, table: Table },
+    Sockets(Listeners),
+}
+
+struct Daemon {
+    invocation: Invocation,
+    config: Config,
+    lines: Lines,
+    decider: Decider,
+    source: Source,
+    responder: Responder,
+    output: Output,
+    started: Instant,
+    gathering: bool,
+    counted: (Instant, u32),
+    warned: Option<Instant>,
+}
+
+/// Runs the daemon until it is told to end.
+///
+/// # Errors
+/// It cannot watch: the configuration, a privilege, or another daemon of the same mode is in the way.
+pub fn run(invocation: Invocation) -> Result<()> {
+    let signals = Signals::new()?;
+    let config = Config::read(&invocation.config_file, invocation.mode)?;
+    let dialect = invocation.mode.dialect();
+    let (ignore, complaints) = ignore_list(&config, dialect)?;
+    let blocked = blocked_hosts(&config, invocation.mode)?;
+    // Held as long as this runs: a second daemon of this mode would take the table away from the first.
+    let _only = only_one(invocation.mode)?;
+    let (output, writer) =
+        Output::start(invocation.to_syslog, config.history_file.clone(), blocked_path(&config, invocation.mode));
+    let result = watch(invocation, config, ignore, blocked, &output, &signals, complaints);
+    end(output, writer, dialect, result)
+}
+
+/// The last words, and what is still to be written.
+fn end(output: Output, writer: Writer, dialect: Dialect, result: Result<()>) -> Result<()> {
+    match dialect {
+        Dialect::V1 => {
+            output.say("securityalert: PortSentry is shutting down");
+            output.say("adminalert: PortSentry is shutting down");
+        }
+        Dialect::V2 => output.say("Portsentry is shutting down"),
+    }
+    output.end(writer);
+    result
+}
+
+fn watch(
+    invocation: Invocation,
+    config: Config,
+    ignore: IgnoreList,
+    blocked: HashSet<IpAddr>,
+    output: &Output,
+    signals: &Signals,
+    complaints: Vec<String>,
+) -> Result<()> {
+    let dialect = invocation.mode.dialect();
+    let mut said = greeting(&invocation, &config);
+    said.extend(config.warnings.iter().chain(&complaints).map(|line| format!("adminalert: warning: {line}")));
+    output.send(Parcel { log: said, ..Parcel::default() });
+    let source = if invocation.mode.connects() {
+        let (listeners, told) = Listeners::open(&invocation, &config)?;
+        output.send(Parcel { log: told, ..Parcel::default() });
+        Source::Sockets(listeners)
+    } else {
+        let log = Nflog::bind(GROUPS)?;
+        let table = Table::load(&invocation, &config, log.group())?;
+        Source::Kernel { log, table }
+    };
+    let lines = Lines::new(dialect);
+    let names = config.resolve_host.then(|| Names::start(dialect, lines.clone(), output.clone()));
+    let commands = Commands::of(&config, invocation.mode.name());
+    let decider = Decider::new(&config, dialect, invocation.same_address_check, ignore, blocked);
+    let mut daemon = Daemon {
+        responder: Responder::start(dialect, lines.clone(), commands, names, output.clone()),
+        invocation,
+        config,
+        lines,
+        decider,
+        source,
+        output: output.clone(),
+        started: Instant::now(),
+        gathering: false,
+        counted: (Instant::now(), 0),
+        warned: None,
+    };
+    output.reopen(daemon.config.history_file.clone(), blocked_path(&daemon.config, daemon.invocation.mode));
+    output.say(match dialect {
+        Dialect::V1 => "adminalert: PortSentry is now active and listening.",
+        Dialect::V2 => "Portsentry is now active and listening.",
+    });
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+    super::background::tell_ready();
+    let result = daemon.watch(signals);
+    let Daemon { responder, source, .. } = daemon;
+    drop(source);
+    responder.end();
+    result
+}
+
+fn greeting(invocation: &Invocation, config: &Config) -> Vec<String> {
+    match invocation.mode.dialect() {
+        Dialect::V2 => vec![super::version()],
+        Dialect::V1 => {
+            let ports = if invocation.mode.watches_tcp() { &config.tcp_ports } else { &config.udp_ports };
+            vec![
+                "adminalert: PortSentry 1.2 is starting.".to_owned(),
+                format!("adminalert: {} mode watches {} ports: {ports}", invocation.mode.name(), ports.iter().count()),
+            ]
+        }
+    }
+}
+
+fn ignore_list(config: &Config, dialect: Dialect) -> Result<(IgnoreList, Vec<String>)> {
+    match &config.ignore_file {
+        Some(path) => IgnoreList::read(path, dialect),
+        None => Ok((IgnoreList::default(), Vec::new())),
+    }
+}
+
+/// 1.2 has a file a mode.
+fn blocked_path(config: &Config, mode: Mode) -> Option<PathBuf> {
+    let path = config.blocked_file.clone()?;
+    Some(match mode.dialect() {
+        Dialect::V1 => PathBuf::from(format!("{}.{}", path.display(), mode.name())),
+        Dialect::V2 => path,
+    })
+}
+
+/// Whom an earlier run blocked; 1.2 forgets them.
+fn blocked_hosts(config: &Config, mode: Mode) -> Result<HashSet<IpAddr>> {
+    let Some(path) = blocked_path(config, mode) else { return Ok(HashSet::new()) };
+    if mode.dialect() == Dialect::V1 {
+        if path.exists() {
+            std::fs::write(&path, b"").with_context(|| format!("cannot empty {}", path.display()))?;
+        }
+        return Ok(HashSet::new());
+    }
+    match std::fs::read(&path) {
+        Ok(bytes) => blocked_file::read(&bytes).with_context(|| {
+            format!(
+                "{} is no list of blocked hosts; remove it, and the hosts in it can be blocked again",
+                path.display()
+            )
+        }),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(HashSet::new()),
+        Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
+    }
+}
+
+/// A name in this network namespace that one process can have, and that is free again when it ends, however it ends.
+fn only_one(mode: Mode) -> Result<UnixListener> {
+    let name = Table::name(mode);
+    let address = SocketAddr::from_abstract_name(&name).context("cannot make a name")?;
+    UnixListener::bind_addr(&address).map_err(|error| match error.kind() {
+        std::io::ErrorKind::AddrInUse => {
+            anyhow::anyhow!(
+                "another one is watching already, in mode {} in this network namespace; stop it first",
+                mode.name()
+            )
+        }
+        _ => anyhow::Error::new(error).context("cannot make sure that no other one is watching"),
+    })
+}
+
+impl Daemon {
+    fn watch(&mut self, signals: &Signals) -> Result<()> {
+        loop {
+            // While the kernel gathers packets, whether it still has to is asked twice a second.
+            let limit = rustix::time::Timespec { tv_sec: 0, tv_nsec: 500_000_000 };
+            let limit = self.gathering.then_some(&limit);
+            let (end, reload) = {
+                let mut waiting =
+                    vec![PollFd::new(&signals.end, PollFlags::IN), PollFd::new(&signals.reload, PollFlags::IN)];
+                match &self.source {
+                    Source::Kernel { log, .. } => waiting.push(PollFd::from_borrowed_fd(log.as_fd(), PollFlags::IN)),
+                    Source::Sockets(listeners) => waiting.extend(listeners.waiting()),
+                }
+                match poll(&mut waiting, limit) {
+                    Ok(_) | Err(rustix::io::Errno::INTR) => {}
+                    Err(error) => bail!("cannot wait for packets: {error}"),
+                }
+                (!waiting[0].revents().is_empty(), !waiting[1].revents().is_empty())
+            };
+            if end {
+                return Ok(());
+            }
+            if reload {
+                drain(&signals.reload);
+                self.reload();
+            }
+            for address in self.responder.failed() {
+                self.decider.forget_block(address);
+            }
+            self.take()?;
+        }
+    }
+
+    /// Takes what has come, and tells it in one parcel.
+    fn take(&mut self) -> Result<()> {
+        let mut parcel = Parcel::default();
+        let now = self.started.elapsed().as_secs();
+        match &mut self.source {
+            Source::Sockets(listeners) => {
+                for probe in listeners.accept() {
+                    let tell = &mut |scan| react(scan, &self.responder, &self.config, &self.lines, &mut parcel);
+                    self.decider.hit(probe, Seen::First, now, tell);
+                }
+            }
+            Source::Kernel { log, table } => {
+                // Bounded, so that signals are heard in a flood.
+                for _ in 0..64 {
+                    match log.receive().context("cannot receive packets from the kernel")? {
+                        Received::Nothing => break,
+                        Received::Lost => {
+                            table.forget()?;
+                            if self.warned.is_none_or(|last| last.elapsed() > Duration::from_secs(10)) {
+                                self.warned = Some(Instant::now());
+                                parcel.log.push("adminalert: more probes came than could be read; what was lost is watched for anew".to_owned());
+                            }
+                        }
+                        Received::Bytes(bytes) => {
+                            for logged in log.packets(bytes) {
+                                self.counted.1 += 1;
+                                let seen = match logged.prefix {
+                                    b"new" => Seen::First,
+                                    b"again" => Seen::Again,
+                                    _ => Seen::Unknown,
+                                };
+                                if seen == Seen::Unknown
+                                    && self.warned.is_none_or(|last| last.elapsed() > Duration::from_secs(60))
+                                {
+                                    self.warned = Some(Instant::now());
+                                    parcel.log.push("adminalert: the kernel's table of sources is full; every packet of a new one is read until there is room".to_owned());
+                                }
+                                let Some(probe) = Probe::of(logged.packet) else { continue };
+                                let tell =
+                                    &mut |scan| react(scan, &self.responder, &self.config, &self.lines, &mut parcel);
+                                self.decider.hit(probe, seen, now, tell);
+                            }
+                        }
+                    }
+                }
+                let (since, packets) = self.counted;
+                if since.elapsed() >= Duration::from_millis(250) {
+                    let a_second = (f64::from(packets) / since.elapsed().as_secs_f64()) as u32;
+                    self.counted = (Instant::now(), 0);
+                    if self.gathering && a_second < QUIET {
+                        log.gather(1, 0)?;
+                        self.gathering = false;
+                    } else if !self.gathering && a_second > BUSY {
+                        log.gather(64, 1)?;
+                        self.gathering = true;
+                    }
+                }
+            }
+        }
+        self.output.send(parcel);
+        Ok(())
+    }
+
+    /// A new configuration, or, if it is broken, the old one; and in any case files opened anew.
+    fn reload(&mut self) {
+        let mode = self.invocation.mode;
+        match self.read_anew() {
+            Ok(complaints) => {
+                self.output.say("adminalert: configuration read again");
+                for complaint in complaints {
+                    self.output.say(format!("adminalert: warning: {complaint}"));
+                }
+            }
+            Err(error) => {
+                self.output.say(format!(
+                    "adminalert: ERROR: the new configuration is not taken, the old one goes on: {error:#}"
+                ));
+            }
+        }
+        self.output.reopen(self.config.history_file.clone(), blocked_path(&self.config, mode));
+    }
+
+    fn read_anew(&mut self) -> Result<Vec<String>> {
+        let config = Config::read(&self.invocation.config_file, self.invocation.mode)?;
+        let (ignore, mut complaints) = ignore_list(&config, self.invocation.mode.dialect())?;
+        let watched = |config: &Config| (config.tcp_ports.clone(), config.udp_ports.clone(), config.hits());
+        if watched(&config) != watched(&self.config) {
+            match &mut self.source {
+                Source::Kernel { log, table } => {
+                    let new = Table::load(&self.invocation, &config, log.group())?;
+                    // The old one was replaced in the same transaction, and must not take the new one away.
+                    std::mem::forget(std::mem::replace(table, new));
+                }
+                Source::Sockets(listeners) => {
+                    let (new, _) = Listeners::open_beside(listeners, &self.invocation, &config)?;
+                    *listeners = new;
+                }
+            }
+        }
+        if config.resolve_host != self.config.resolve_host {
+            complaints.push("RESOLVE_HOST changes with the next start".to_owned());
+        }
+        complaints.extend(config.warnings.clone());
+        self.responder.configure(Commands::of(&config, self.invocation.mode.name()));
+        self.decider.configure(&config, ignore);
+        self.config = config;
+        Ok(complaints)
+    }
+}
+
+/// Tells a scan that nothing is to be done about; hands any other over.
+fn react(scan: Scan, responder: &Responder, config: &Config, lines: &Lines, parcel: &mut Parcel) {
+    let at = Timestamp::now();
+    let waits = config.resolve_host || matches!(scan.reaction, Reaction::Block(_));
+    if waits && responder.react(scan, at) {
+        return;
+    }
+    let dialect = lines.dialect();
+    let mut log = Vec::new();
+    if waits {
+        log.push(format!("adminalert: ERROR: too many hosts wait to be blocked: {} is not blocked", scan.probe.source));
+    }
+    let told = told(lines, dialect, &scan, None, at, log, Vec::new());
+    parcel.log.extend(told.log);
+    parcel.history.push_str(&told.history);
+    parcel.blocked.extend(told.blocked);
+}
+
+fn drain(stream: &UnixStream) {
+    use std::io::Read;
+    let mut stream = stream;
+    let mut bytes = [0; 64];
+    while matches!(stream.read(&mut bytes), Ok(1..)) {}
+}

@@ -1,0 +1,110 @@
+//! The kernel's table that picks the packets: templates/portsentry.nft, filled and loaded.
+
+use anyhow::{Context, Result};
+use askama::Template;
+
+use super::config::Config;
+use super::invocation::{Interfaces, Invocation, Mode};
+use super::ports::Ports;
+use crate::host::Invocation as Command;
+use crate::kernel::{SNAPLEN, empty_sets};
+
+/// How long a source, port and kind that was handed up is not handed up again.
+pub const WINDOW_SECONDS: u64 = 600;
+/// Elements that one set may hold. A full set is told, and costs a message a packet.
+const SIZE: u32 = 131_072;
+/// TCP's flags that are handed up: no ACK and no RST, which no connection sends in answer to nothing; and ACK and
+/// FIN|ACK alone.
+const KINDS: &str =
+    "0x0, 0x1, 0x2, 0x3, 0x8, 0x9, 0xa, 0xb, 0x10, 0x11, 0x20, 0x21, 0x22, 0x23, 0x28, 0x29, 0x2a, 0x2b";
+const SEEN: [&str; 8] =
+    ["seen_tcp4", "seen_tcp6", "seen_udp4", "seen_udp6", "again_tcp4", "again_tcp6", "again_udp4", "again_udp6"];
+
+/// As nftables writes it; a template of text that an administrator can read.
+#[derive(Template)]
+#[template(path = "portsentry.nft", escape = "none", ext = "txt")]
+struct Ruleset<'a> {
+    table: &'a str,
+    interfaces: &'a str,
+    loopback: bool,
+    tcp_ports: &'a str,
+    udp_ports: &'a str,
+    service_check: bool,
+    kinds: &'a str,
+    hits: u32,
+    group: u16,
+    snaplen: u32,
+    window: &'a str,
+    size: u32,
+}
+
+/// The table of one daemon.
+pub struct Table {
+    name: String,
+}
+
+impl Table {
+    /// What `mode`'s table is called: daemons of different modes can run side by side.
+    pub fn name(mode: Mode) -> String {
+        match mode {
+            Mode::Stealth | Mode::Connect => "harden_portsentry".to_owned(),
+            other => format!("harden_portsentry_{}", other.name()),
+        }
+    }
+
+    /// Loads it, in place of one that was left behind.
+    ///
+    /// # Errors
+    /// nft is not installed, or the kernel refuses.
+    pub fn load(invocation: &Invocation, config: &Config, group: u16) -> Result<Table> {
+        let name = Table::name(invocation.mode);
+        let text = ruleset(&name, invocation, config, group)?;
+        Command::new("nft", &["-f", "-"])
+            .input(text)
+            .demand()
+            .context("cannot load the table by which the kernel picks the packets")?;
+        Ok(Table { name })
+    }
+
+    /// Forgets what was handed up, so that it is handed up again: some of it was lost on the way.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn forget(&self) -> Result<()> {
+        empty_sets(&self.name, &SEEN)
+    }
+}
+
+impl Drop for Table {
+    fn drop(&mut self) {
+        let _ = Command::new("nft", &["delete", "table", "inet", &self.name]).run();
+    }
+}
+
+/// The text that is loaded.
+///
+/// # Errors
+/// The template cannot be filled.
+pub fn ruleset(name: &str, invocation: &Invocation, config: &Config, group: u16) -> Result<String> {
+    let interfaces = match &invocation.interfaces {
+        Interfaces::Named(names) => names.iter().map(|name| format!("\"{name}\"")).collect::<Vec<_>>().join(", "),
+        Interfaces::All | Interfaces::AllButLoopback => String::new(),
+    };
+    let elements = |ports: &Ports| ports.to_string();
+    Ruleset {
+        table: name,
+        interfaces: &interfaces,
+        loopback: invocation.interfaces != Interfaces::AllButLoopback,
+        tcp_ports: &elements(&config.tcp_ports),
+        udp_ports: &elements(&config.udp_ports),
+        service_check: invocation.service_check,
+        kinds: KINDS,
+        hits: config.hits(),
+        group,
+        snaplen: SNAPLEN,
+        window: &format!("{WINDOW_SECONDS}s"),
+        size: SIZE,
+    }
+    .render()
+    .context("cannot fill in the table")
+}
