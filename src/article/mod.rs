@@ -24,7 +24,7 @@ use crate::settings::{Engine, Settings};
 pub use install::Offer;
 pub use response::{CHAOS_PACKAGE, Chosen};
 pub use safe_addresses::{Safe, allowed_networks, safe_networks};
-pub use service::runs_as_wanted;
+pub use service::{by_hand, runs_as_wanted};
 
 /// The article's own headings, where it has one; else what it does there.
 pub mod sections {

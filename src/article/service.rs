@@ -3,7 +3,7 @@
 use anyhow::Result;
 
 use crate::host::{EMBEDDED_UNIT, Facts, Generation, Process, ServiceManager, UnitState};
-use crate::plan::{Draft, Note, Step, UnitAction};
+use crate::plan::{Draft, Step, UnitAction};
 
 use super::{Context, embedded, fail2ban, sections, variables};
 
@@ -33,12 +33,13 @@ pub fn step(context: &Context, draft: &mut Draft) -> Result<Step> {
     };
     let units = generation.units();
     step.summary = format!("{} enabled and running", names(units));
-    match &context.facts.manager {
-        ServiceManager::Forbidden(why) => {
-            step.warn(format!("nothing is started: {why}. What is written here takes effect at the next start"));
-        }
-        ServiceManager::Sysv => step.notes.extend(without_script(context, generation).map(Note::Warning)),
-        ServiceManager::Systemd => {}
+    if let ServiceManager::Forbidden(why) = &context.facts.manager {
+        step.warn(format!("nothing is started: {why}. What is written here takes effect at the next start"));
+    }
+    if let Some((name, command)) = by_hand(context, generation) {
+        step.warn(format!(
+            "{name} is not started: process 1 is not systemd, and it has no sysv script; `{command}` starts it by hand"
+        ));
     }
     others(context, generation, &mut step);
     for unit in units {
@@ -54,19 +55,17 @@ pub fn step(context: &Context, draft: &mut Draft) -> Result<Step> {
     Ok(step)
 }
 
-/// Why nothing can start this generation where process 1 is not systemd.
-fn without_script(context: &Context, generation: Generation) -> Option<String> {
-    let (name, by_hand) = match generation {
-        Generation::SysvModes | Generation::UnitModes => return None,
-        Generation::OneProcess => ("portsentry 2.0", "portsentry -D".to_owned()),
-        Generation::Embedded => (
+/// What starts this generation where process 1 is not systemd and it has no sysv script: its name, and a command.
+pub fn by_hand(context: &Context, generation: Generation) -> Option<(&'static str, String)> {
+    match generation {
+        _ if context.facts.manager != ServiceManager::Sysv => None,
+        Generation::SysvModes | Generation::UnitModes => None,
+        Generation::OneProcess => Some(("portsentry 2.0", "portsentry -D".to_owned())),
+        Generation::Embedded => Some((
             "the embedded portsentry",
             format!("{} daemon -c {}", variables::place(context), Generation::Embedded.conf()),
-        ),
-    };
-    Some(format!(
-        "nothing is started: process 1 is not systemd, and {name} has no sysv script; `{by_hand}` starts it by hand"
-    ))
+        )),
+    }
 }
 
 /// The postinst of 2.0 and of 1.2's sysv script enables them itself; there only somebody who disabled it, or an engine
@@ -137,12 +136,7 @@ fn is_of_1_2(process: &Process) -> bool {
 
 fn restarts(context: &Context, draft: &Draft, generation: Generation, step: &mut Step) -> Result<()> {
     let manager = &context.facts.manager;
-    let startable = match manager {
-        ServiceManager::Systemd => true,
-        ServiceManager::Sysv => generation.is_1_2(),
-        ServiceManager::Forbidden(_) => false,
-    };
-    if !startable {
+    if matches!(manager, ServiceManager::Forbidden(_)) {
         return Ok(());
     }
     let embedded = generation == Generation::Embedded;
@@ -160,14 +154,17 @@ fn restarts(context: &Context, draft: &Draft, generation: Generation, step: &mut
     } else {
         None
     };
-    if let Some(why) = why {
+    if let Some(why) = why.filter(|_| by_hand(context, generation).is_none()) {
         let units: &[&str] =
             if *manager == ServiceManager::Sysv { &["portsentry.service"] } else { generation.units() };
         for unit in units {
             step.unit(unit, UnitAction::Restart, why);
         }
     }
-    if let Some(why) = fail2ban::restart_reason(context, draft) {
+    let startable = *manager == ServiceManager::Systemd
+        || context.host.exists("/etc/init.d/fail2ban")
+        || offer.missing.iter().any(|name| name == "fail2ban");
+    if let Some(why) = fail2ban::restart_reason(context, draft).filter(|_| startable) {
         step.unit("fail2ban.service", UnitAction::Restart, why);
     }
     Ok(())

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 
-use crate::article::{Context, runs_as_wanted};
+use crate::article::{Context, by_hand, runs_as_wanted};
 use crate::host::{EMBEDDED_UNIT, Facts, Generation, Invocation, Process, ServiceManager, nflog_groups};
 
 use super::{APPLY, Check};
@@ -102,7 +102,10 @@ fn enabled(context: &Context, generation: Generation) -> Check {
 fn runs(context: &Context, generation: Generation, processes: &[Process]) -> Check {
     let id = "daemon-runs";
     let unit = generation.units()[0];
-    let look = format!("systemctl status {unit}; journalctl -u {unit}, or: {APPLY}");
+    let look = match by_hand(context, generation) {
+        Some((_, command)) => command,
+        None => format!("systemctl status {unit}; journalctl -u {unit}, or: {APPLY}"),
+    };
     if !runs_as_wanted(context.facts, generation) {
         let processes: Vec<&Process> = context.facts.portsentries().chain(context.facts.embedded()).collect();
         let seen = if processes.is_empty() {
