@@ -14,18 +14,9 @@ const LIST: &str = "/etc/harden-portsentry/portsentry.ignore";
 const UNIT: &str = "/etc/systemd/system/harden-portsentry.service";
 const WANTED: &str = "/etc/systemd/system/multi-user.target.wants/harden-portsentry.service";
 
-/// With the packages that the embedded engine needs, so that nothing is to be installed.
-fn with_nftables(debian: u32) -> Fixture {
-    let fixture = Fixture::debian(debian);
-    let nftables = "Package: nftables\nStatus: install ok installed\nArchitecture: amd64\nMaintainer: nobody\nVersion: 1.0.6-2\nDescription: x\n";
-    let status = fixture.text("/var/lib/dpkg/status");
-    fixture.write("/var/lib/dpkg/status", format!("{}\n\n{nftables}", status.trim_end()));
-    fixture
-}
-
-/// The same, told by its policy to use the embedded engine.
+/// A fixture whose policy wants the embedded engine.
 fn embedded(debian: u32) -> Fixture {
-    let fixture = with_nftables(debian);
+    let fixture = Fixture::debian(debian).with_nftables();
     fixture.write(POLICY, "engine = \"embedded\"\n");
     fixture
 }
@@ -84,7 +75,7 @@ fn files(fixture: &Fixture) -> BTreeMap<PathBuf, Node> {
 #[test]
 fn the_embedded_engine_gets_a_configuration_a_list_and_a_unit_of_its_own() {
     for debian in ALL {
-        let fixture = with_nftables(debian);
+        let fixture = Fixture::debian(debian).with_nftables();
         fixture.run(&["apply", "--yes", "--engine", "embedded"]).exits(0);
 
         let conf = active(&fixture.text(CONF));
@@ -129,7 +120,7 @@ fn the_embedded_engine_gets_a_configuration_a_list_and_a_unit_of_its_own() {
 #[test]
 fn debians_portsentry_is_not_started_any_more_and_keeps_its_files() {
     for debian in ALL {
-        let fixture = with_nftables(debian);
+        let fixture = Fixture::debian(debian).with_nftables();
         fixture.apply();
         assert!(package_is_enabled(&fixture));
         let of_the_package = |fixture: &Fixture| {
@@ -194,7 +185,7 @@ fn undo_takes_the_embedded_engine_back_and_debians_portsentry_starts_again() {
 #[test]
 fn the_engine_can_be_changed_and_changed_back() {
     for debian in ALL {
-        let fixture = with_nftables(debian);
+        let fixture = Fixture::debian(debian).with_nftables();
         let before = fixture.tree();
         fixture.apply();
         let first = files(&fixture);
@@ -254,7 +245,7 @@ fn a_line_that_the_embedded_engine_could_not_read_is_refused() {
 #[test]
 fn the_report_says_which_engine_was_asked_for_and_which_watches() {
     for (debian, generation) in [(12, "1.2-sysv"), (13, "1.2-units"), (14, "2.0")] {
-        let fixture = with_nftables(debian);
+        let fixture = Fixture::debian(debian).with_nftables();
         let engine = |words: &[&str]| {
             let report = fixture.run(&[words, &["--format", "json"]].concat()).json();
             let engine = &report["engine"];

@@ -273,3 +273,52 @@ fn parse_show(block: &str) -> UnitState {
         needs_reload: get("NeedDaemonReload") == "yes",
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    /// A root directory with these links in /etc/rcN.d, all to the same script.
+    fn with_links(names: &[&str]) -> (tempfile::TempDir, Host) {
+        let root = tempfile::tempdir().unwrap();
+        for name in names {
+            let path = root.path().join("etc").join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::os::unix::fs::symlink("../init.d/portsentry", path).unwrap();
+        }
+        fs::create_dir_all(root.path().join("etc/init.d")).unwrap();
+        fs::write(root.path().join("etc/init.d/portsentry"), "#!/bin/sh\n").unwrap();
+        let host = Host::new(root.path()).unwrap();
+        (root, host)
+    }
+
+    fn links(host: &Host) -> Vec<String> {
+        let found = host.sysv_links("portsentry.service").into_iter();
+        found.map(|(_, path)| path.display().to_string().replace("/etc/", "")).collect()
+    }
+
+    #[test]
+    fn a_sysv_script_is_turned_off_and_on_by_the_names_of_its_links() {
+        let before = ["rc2.d/S01portsentry", "rc3.d/S12portsentry"];
+        let (_root, host) = with_links(&[&before[..], &["rc2.d/S01portsentry-other", "rc6.d/K01portsentry"]].concat());
+        let state = || host.unit_by_links("portsentry.service").enabled;
+        assert_eq!((links(&host), state()), (before.map(str::to_owned).to_vec(), "generated".to_owned()));
+        host.set_enabled("portsentry.service", false).unwrap();
+        assert_eq!(links(&host), ["rc2.d/K01portsentry", "rc3.d/K12portsentry"]);
+        assert_eq!(state(), "disabled");
+        host.set_enabled("portsentry.service", true).unwrap();
+        assert_eq!((links(&host), state()), (before.map(str::to_owned).to_vec(), "generated".to_owned()));
+        assert!(host.link(Path::new("/etc/rc2.d/S01portsentry-other")).is_some(), "it is another script's");
+    }
+
+    #[test]
+    fn runlevels_that_an_administrator_chose_stay_chosen() {
+        let chosen = ["rc2.d/K01portsentry", "rc3.d/S01portsentry"];
+        let (_root, host) = with_links(&chosen);
+        host.set_enabled("portsentry.service", true).unwrap();
+        assert_eq!(links(&host), chosen);
+        assert_eq!(host.unit_by_links("portsentry.service").enabled, "generated");
+    }
+}
