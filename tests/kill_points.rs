@@ -89,9 +89,9 @@ fn old_or_new(
     }
 }
 
-fn killed_anywhere_apply_finishes_and_undo_restores(debian: u32) {
+fn killed_anywhere_apply_finishes_and_undo_restores(make: impl Fn() -> Fixture) {
     let (before, applied) = {
-        let fixture = Fixture::without_program(debian);
+        let fixture = make();
         let before = fixture.tree();
         apply(&fixture);
         (before, fixture.tree())
@@ -99,12 +99,12 @@ fn killed_anywhere_apply_finishes_and_undo_restores(debian: u32) {
     let mut points = 0;
     for call in CALLS {
         for n in 1.. {
-            let fixture = Fixture::without_program(debian);
+            let fixture = make();
             if !killed(&fixture, call, n) {
                 break;
             }
             points += 1;
-            let at = format!("Debian {debian}, killed before {call} number {n}");
+            let at = format!("Debian {}, killed before {call} number {n}", fixture.debian);
             old_or_new(&fixture.tree(), &before, &applied, &at);
             apply(&fixture);
             same(&applied, &fixture.tree(), &format!("{at}: the next apply finishes (left: an undisturbed one)"));
@@ -117,15 +117,25 @@ fn killed_anywhere_apply_finishes_and_undo_restores(debian: u32) {
 
 #[test]
 fn on_debian_12() {
-    killed_anywhere_apply_finishes_and_undo_restores(12);
+    killed_anywhere_apply_finishes_and_undo_restores(|| Fixture::without_program(12));
+}
+
+/// Where Debian's portsentry is turned off by the links of its script, too.
+#[test]
+fn on_debian_12_with_the_embedded_engine() {
+    killed_anywhere_apply_finishes_and_undo_restores(|| {
+        let fixture = Fixture::without_program(12).with_nftables();
+        fixture.write("/etc/harden-portsentry/policy.toml", "engine = \"embedded\"\n");
+        fixture
+    });
 }
 
 #[test]
 fn on_debian_13() {
-    killed_anywhere_apply_finishes_and_undo_restores(13);
+    killed_anywhere_apply_finishes_and_undo_restores(|| Fixture::without_program(13));
 }
 
 #[test]
 fn on_debian_14() {
-    killed_anywhere_apply_finishes_and_undo_restores(14);
+    killed_anywhere_apply_finishes_and_undo_restores(|| Fixture::without_program(14));
 }

@@ -31,7 +31,7 @@ fn a_wrong_value_of_the_policy_is_named_with_its_line() {
         ("bantime = \"1y\"\n", &["line 1", "\"1d\""]),
         ("safe = [\"10.0.0.0/33\"]\n", &["line 1", "10.0.0.0/33"]),
         ("safe = [\"0.0.0.0/0\"]\n", &["line 1", "every host of the world"]),
-        ("engine = \"embedded\"\n", &["line 1", "not part of this version"]),
+        ("engine = \"embeded\"\n", &["line 1", "did you mean `embedded`?"]),
         ("fail2ban = yes\n", &["line 1"]),
         ("fail2ban = true\nfail2ban = true\n", &["line 2", "duplicate"]),
     ] {

@@ -151,9 +151,14 @@ fn the_schema_refuses_what_no_report_is() {
             assert!(schema.refuses(&more), "an undeclared name in {pointer:?}");
         }
     }
-    for (whole, name) in
-        [(&diff, "host"), (&diff, "steps"), (&apply, "applied"), (&apply, "checks"), (&verify, "checks")]
-    {
+    for (whole, name) in [
+        (&diff, "host"),
+        (&diff, "engine"),
+        (&diff, "steps"),
+        (&apply, "applied"),
+        (&apply, "checks"),
+        (&verify, "checks"),
+    ] {
         let mut less = (*whole).clone();
         less.as_object_mut().expect("an object").remove(name);
         assert!(schema.refuses(&less), "{} without {name}", whole["command"]);
@@ -163,6 +168,7 @@ fn the_schema_refuses_what_no_report_is() {
         ("/command", json!("aply")),
         ("/changes", json!(-1)),
         ("/host/generation", json!("1.3")),
+        ("/engine/chosen", json!("auto")),
         ("/host/input_drops", json!("no")),
         ("/settings", json!([])),
         ("/steps/0/id", json!("chaos")),

@@ -7,12 +7,9 @@ use anyhow::Result;
 use crate::host::Generation;
 use crate::plan::{Draft, FileKind, Step};
 
-use super::listening::{dialect, edit_conf};
+use super::listening::edit_conf;
 use super::{Context, HOSTS_DENY, sections};
 
-/// 2.0 keeps its blocked file over restarts and never blocks again what stands in it (trap 18), stock in
-/// /tmp, where it follows anybody's link (trap 22). Below /run it goes with the rules that it is about.
-const BLOCKED: &str = "/run/portsentry/portsentry.blocked";
 /// Makes /run/portsentry, and empties it at each start, since the daemon then knows of no rule.
 const DROP_IN: &str = "/etc/systemd/system/portsentry.service.d/harden-portsentry.conf";
 
@@ -22,52 +19,49 @@ pub fn step(context: &Context, draft: &mut Draft) -> Result<Step> {
     if let Some(why) = &context.chosen.fallback {
         step.warn(format!("a blocked host meets silence (drop), not the article's CHAOS: {why}"));
     }
-    if context.settings.resolve_host.value && context.generation.is_some_and(|one| one != Generation::OneProcess) {
+    if context.settings.resolve_host.value && context.generation.is_some_and(Generation::is_1_2) {
         step.info(
             "RESOLVE_HOST=\"1\", as in the article: the block waits for the scanner's own name server, 10 s and more where it does not answer; \
              `resolve_host = false` in policy.toml blocks at once",
         );
     }
     let Some(generation) = context.generation else { return Ok(step) };
-    let second = generation == Generation::OneProcess;
     let (kill_route, kill_hosts_deny) = kill_commands(context, generation);
-    edit_conf(context, draft, &mut step, "block what scans", |conf| {
+    edit_conf(generation, draft, &mut step, "block what scans", |conf| {
         let resolve = if context.settings.resolve_host.value { "1" } else { "0" };
         let mut wanted = vec![
             ("BLOCK_TCP", "1".to_owned()),
             ("BLOCK_UDP", "1".to_owned()),
             ("RESOLVE_HOST", resolve.to_owned()),
             ("KILL_ROUTE", kill_route),
-            ("IGNORE_FILE", "/etc/portsentry/portsentry.ignore".to_owned()),
+            ("IGNORE_FILE", generation.daemons_ignore_list().to_owned()),
             ("HISTORY_FILE", generation.history().to_owned()),
         ];
         match kill_hosts_deny {
             Some(line) => wanted.push(("KILL_HOSTS_DENY", line)),
             None => conf.comment_out("KILL_HOSTS_DENY"),
         }
-        if second {
-            wanted.push(("BLOCKED_FILE", BLOCKED.to_owned()));
-        }
+        wanted.extend(generation.blocked_file().map(|path| ("BLOCKED_FILE", path.to_owned())));
         for (key, value) in wanted {
             let only = conf.all(key).len() == 1;
-            if !(only && conf.get(key, dialect(context)).as_deref() == Some(value.as_str())) {
+            if !(only && conf.get(key, generation.dialect()).as_deref() == Some(value.as_str())) {
                 conf.set(key, &value)?;
             }
         }
         Ok(())
     })?;
-    if second {
-        let path = Path::new(DROP_IN);
-        let text = include_str!("../../templates/portsentry-service.conf");
-        step.file(draft.put(
+    let path = Path::new(DROP_IN);
+    match generation {
+        Generation::OneProcess => step.file(draft.put(
             path,
-            text.as_bytes(),
+            include_bytes!("../../templates/portsentry-service.conf"),
             0o644,
             FileKind::Whole,
             "a place of its own for the blocked file, not /tmp",
-        )?);
-    } else {
-        step.file(draft.remove(Path::new(DROP_IN), "it is for portsentry 2.0")?);
+        )?),
+        Generation::SysvModes | Generation::UnitModes => step.file(draft.remove(path, "it is for portsentry 2.0")?),
+        // Debian's portsentry keeps its files, for the day it watches again.
+        Generation::Embedded => {}
     }
     Ok(step)
 }
@@ -83,7 +77,8 @@ fn kill_commands(context: &Context, generation: Generation) -> (String, Option<S
     }
     // The daemon puts in the address, everywhere, and hands the command to `sh -c`. It has to choose by family: the
     // program, and for hosts.deny the brackets, which libwrap wants around IPv6 and around nothing else (trap 15). It
-    // first looks whether the rule is there: 2.0 sees packets before the firewall and hears a blocked host again.
+    // first looks whether the rule is there: 2.0 and the embedded one see packets before the firewall, and hear a blocked
+    // host again.
     let family = |ipv6: bool, listed: &str| {
         format!("t={} d={listed} a={}", crate::host::iptables(ipv6), context.chosen.target(ipv6))
     };

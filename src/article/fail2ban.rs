@@ -11,7 +11,7 @@ use crate::host::ServiceManager;
 use crate::plan::{Change, Content, Draft, FileKind, Step};
 use crate::syntax::ini::Ini;
 
-use super::{Context, safe_networks, sections};
+use super::{Context, remove_ours, safe_networks, sections};
 
 pub const JAIL: &str = "/etc/fail2ban/jail.d/portsentry.conf";
 const FILTER: &str = "/etc/fail2ban/filter.d/harden-portsentry.conf";
@@ -24,9 +24,6 @@ const FLUSHING: [(&str, &str); 2] = [
     ("nftables", include_str!("../../templates/fail2ban-nftables.conf")),
     ("netfilter-persistent", include_str!("../../templates/fail2ban-netfilter-persistent.conf")),
 ];
-/// Every file of ours begins with this, so that only ours are ever removed.
-const OURS: &[u8] = b"# Written by harden-portsentry";
-
 #[derive(Template)]
 #[template(path = "fail2ban-jail.conf", escape = "none")]
 struct Jail<'a> {
@@ -104,15 +101,6 @@ fn every_file() -> Vec<String> {
     let mut all: Vec<String> = [JAIL, FILTER, ACTION, SSHD, SERVICE].map(str::to_owned).to_vec();
     all.extend(FLUSHING.map(|(package, _)| drop_in(package)));
     all
-}
-
-fn remove_ours(draft: &mut Draft, path: &str, why: &str, step: &mut Step) -> Result<()> {
-    if let Content::Bytes(bytes) = draft.content(Path::new(path))?
-        && bytes.starts_with(OURS)
-    {
-        step.file(draft.remove(Path::new(path), why)?);
-    }
-    Ok(())
 }
 
 fn jail(context: &Context, draft: &Draft, history: &str) -> Result<String> {

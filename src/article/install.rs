@@ -7,7 +7,7 @@ use anyhow::Result;
 
 use crate::host::{Candidate, ChaosSupport, Facts, Host, ServiceManager, Simulation, kernel_release, no_such_package};
 use crate::plan::{Change, PackageChange, Step};
-use crate::settings::Settings;
+use crate::settings::{Engine, Settings};
 
 use super::response::CHAOS_PACKAGE;
 use super::{Context, sections};
@@ -16,8 +16,12 @@ use super::{Context, sections};
 const PRESEED: &str = "portsentry portsentry/warn_no_block note\n";
 
 /// What is missing, and what apt would bring.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Offer {
+    /// Which portsentry these packages are for; never [`Engine::Auto`].
+    pub engine: Engine,
+    /// Why it is not Debian's, where nobody asked for another.
+    pub fallback: Option<String>,
     pub missing: Vec<String>,
     pub candidates: Vec<Candidate>,
     /// Packages that are there and miss conffiles of theirs.
@@ -37,12 +41,36 @@ impl Offer {
     /// # Errors
     /// apt cannot be run or refuses.
     pub fn ask(host: &Host, settings: &Settings, facts: &Facts) -> Result<Offer> {
-        let mut offer = Offer { pristine: Some(BTreeMap::new()), ..Offer::default() };
-        let wanted = wanted(settings, facts);
+        if settings.engine.value == Engine::Embedded {
+            return Offer::of(Engine::Embedded, host, settings, facts);
+        }
+        let offer = Offer::of(Engine::Package, host, settings, facts)?;
+        // Lists that were never fetched say nothing about what this Debian has.
+        let lacks_it = offer.unknown.as_deref() == Some("portsentry") && has_package_lists(host);
+        if !lacks_it || settings.engine.value == Engine::Package {
+            return Ok(offer);
+        }
+        let fallback = Some("apt has no package portsentry".to_owned());
+        Ok(Offer { fallback, ..Offer::of(Engine::Embedded, host, settings, facts)? })
+    }
+
+    fn of(engine: Engine, host: &Host, settings: &Settings, facts: &Facts) -> Result<Offer> {
+        let mut offer = Offer {
+            engine,
+            fallback: None,
+            missing: Vec::new(),
+            candidates: Vec::new(),
+            reinstall: Vec::new(),
+            deleted: Vec::new(),
+            unknown: None,
+            pristine: Some(BTreeMap::new()),
+            interrupted: false,
+        };
+        let wanted = wanted(engine, settings, facts);
         offer.interrupted = host.dpkg_was_interrupted()
             || wanted.iter().any(|name| facts.packages.get(name).is_some_and(|package| package.half_done()));
         offer.missing = wanted.iter().filter(|name| facts.packages.get(name).is_none()).cloned().collect();
-        if let Some(portsentry) = facts.packages.get("portsentry") {
+        if let Some(portsentry) = facts.packages.get("portsentry").filter(|_| engine == Engine::Package) {
             offer.deleted = deleted_conffiles(host, "portsentry");
             if !offer.deleted.is_empty() {
                 offer.reinstall.push("portsentry".to_owned());
@@ -82,8 +110,10 @@ impl Offer {
     }
 }
 
-fn wanted(settings: &Settings, facts: &Facts) -> Vec<String> {
-    let mut wanted = vec!["portsentry".to_owned(), "iptables".to_owned()];
+fn wanted(engine: Engine, settings: &Settings, facts: &Facts) -> Vec<String> {
+    // The built-in one picks its packets with a table of nftables, and blocks with iptables as the other does.
+    let watches = if engine == Engine::Embedded { "nftables" } else { "portsentry" };
+    let mut wanted = vec![watches.to_owned(), "iptables".to_owned()];
     if settings.fail2ban.value {
         wanted.push("fail2ban".to_owned());
         // Only recommended on 11 and 12; a jail that reads the journal kills fail2ban without it.
@@ -116,8 +146,10 @@ pub fn step(context: &Context) -> Result<Step> {
         unknown(context, name, &mut step)?;
         return Ok(step);
     }
-    let names = wanted(context.settings, context.facts).join(", ");
-    step.summary = format!("{names} installed");
+    step.summary = format!("{} installed", wanted(offer.engine, context.settings, context.facts).join(", "));
+    if let Some(why) = &offer.fallback {
+        step.info(format!("{why}, so the portsentry built into this program watches (--engine embedded)"));
+    }
     let mut why = Vec::new();
     if offer.interrupted {
         why.push("an installation was interrupted".to_owned());
@@ -129,9 +161,8 @@ pub fn step(context: &Context) -> Result<Step> {
         why.push(format!("deleted: {}", offer.deleted.join(", ")));
     }
     if !why.is_empty() {
-        let preseed = offer.missing.iter().any(|name| name == "portsentry").then(|| PRESEED.to_owned());
         step.changes.push(Change::Packages(PackageChange {
-            preseed,
+            preseed: preseed(offer),
             install: offer.missing.clone(),
             candidates: offer.candidates.clone(),
             reinstall: offer.reinstall.clone(),
@@ -146,20 +177,24 @@ pub fn step(context: &Context) -> Result<Step> {
     Ok(step)
 }
 
+fn preseed(offer: &Offer) -> Option<String> {
+    offer.missing.iter().any(|name| name == "portsentry").then(|| PRESEED.to_owned())
+}
+
+fn has_package_lists(host: &Host) -> bool {
+    host.list("/var/lib/apt/lists").iter().any(|file| file.ends_with("Packages") || file.contains("_Packages"))
+}
+
 /// apt does not know a package: its lists may never have been fetched, and apply fetches them once.
 fn unknown(context: &Context, name: &str, step: &mut Step) -> Result<()> {
-    if !context
-        .host
-        .list("/var/lib/apt/lists")
-        .iter()
-        .any(|file| file.ends_with("Packages") || file.contains("_Packages"))
-    {
-        step.summary = format!("{} installed", wanted(context.settings, context.facts).join(", "));
+    if !has_package_lists(context.host) {
+        step.summary =
+            format!("{} installed", wanted(context.offer.engine, context.settings, context.facts).join(", "));
         step.info(
             "apt has no package lists yet; apply runs apt-get update first, and only then can the files be shown",
         );
         step.changes.push(Change::Packages(PackageChange {
-            preseed: Some(PRESEED.to_owned()),
+            preseed: preseed(&context.offer),
             install: context.offer.missing.clone(),
             update_first: true,
             finish_configuring: context.offer.interrupted,

@@ -11,7 +11,7 @@ use crate::syntax::Dialect;
 use crate::syntax::portsentry_conf::PortsentryConf;
 use crate::syntax::shell_vars::ShellVars;
 
-use super::{CONF, Context, in_file, sections};
+use super::{Context, embedded, in_file, sections};
 
 const DEFAULT: &str = "/etc/default/portsentry";
 
@@ -34,24 +34,30 @@ pub fn step(context: &Context, draft: &mut Draft) -> Result<Step> {
     let mut step = Step::new("listening", "Listening", sections::LISTENING);
     step.summary = "every port below 1024 that no service uses, TCP and UDP".to_owned();
     let Some(generation) = context.generation else {
-        step.changes.push(Change::Later(Draft::later(Path::new(CONF), "known once portsentry is there")));
+        step.changes.push(Change::Later(Draft::later(
+            Path::new("/etc/portsentry/portsentry.conf"),
+            "known once portsentry is there",
+        )));
         return Ok(step);
     };
-    if generation != Generation::OneProcess {
+    if generation.is_1_2() {
         modes(context, draft, &mut step)?;
     }
-    if context.facts.firewall.input_drops && generation != Generation::OneProcess {
+    if context.facts.firewall.input_drops && !generation.sees_ipv6() {
         step.warn(
             "INPUT drops what no rule accepts, and portsentry 1.2 sees only what passes it: behind this firewall it is blind to scans of \
-             closed ports. portsentry 2.0 (Debian 14) is not",
+             closed ports. portsentry 2.0 (Debian 14) and the embedded one (--engine embedded) are not",
         );
     }
-    edit_conf(context, draft, &mut step, "watch every unused port below 1024, less what a LAN chatters on", |conf| {
-        match generation {
-            Generation::OneProcess => watch_ranges(conf),
-            Generation::SysvModes | Generation::UnitModes => watch_advanced(conf),
-        }
-    })?;
+    edit_conf(
+        generation,
+        draft,
+        &mut step,
+        "watch every unused port below 1024, less what a LAN chatters on",
+        |conf| {
+            if generation.is_1_2() { watch_advanced(conf) } else { watch_ranges(conf) }
+        },
+    )?;
     Ok(step)
 }
 
@@ -80,36 +86,30 @@ fn modes(context: &Context, draft: &mut Draft, step: &mut Step) -> Result<()> {
 
 /// Edits portsentry.conf through `edit`, as the daemon of this generation reads it.
 pub fn edit_conf(
-    context: &Context,
+    generation: Generation,
     draft: &mut Draft,
     step: &mut Step,
     why: &str,
     edit: impl FnOnce(&mut PortsentryConf) -> Result<()>,
 ) -> Result<()> {
-    let path = Path::new(CONF);
+    let path = Path::new(generation.conf());
     let bytes = match draft.content(path)? {
         Content::Bytes(bytes) => bytes,
+        // No package brings ours.
+        Content::Absent | Content::Unknown if generation == Generation::Embedded => embedded::CONF.into(),
         Content::Absent => Vec::new(),
         Content::Unknown => {
             step.changes.push(Change::Later(Draft::later(path, why)));
             return Ok(());
         }
     };
-    let mut conf = PortsentryConf::parse(&bytes).map_err(|error| in_file(CONF, error))?;
+    let mut conf = PortsentryConf::parse(&bytes).map_err(|error| in_file(generation.conf(), error))?;
     edit(&mut conf)?;
-    if let Some(problem) = conf.problems(dialect(context)).first() {
-        return Err(in_file(CONF, problem));
+    if let Some(problem) = conf.problems(generation.dialect()).first() {
+        return Err(in_file(generation.conf(), problem));
     }
     step.file(draft.put(path, &conf.to_bytes(), 0o644, FileKind::Whole, why)?);
     Ok(())
-}
-
-/// How the daemon of this generation reads its configuration.
-pub fn dialect(context: &Context) -> Dialect {
-    match context.generation {
-        Some(Generation::OneProcess) => Dialect::V2,
-        _ => Dialect::V1,
-    }
 }
 
 fn watch_advanced(conf: &mut PortsentryConf) -> Result<()> {

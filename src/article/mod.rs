@@ -4,6 +4,7 @@
 //! carries them out, verify wants them empty.
 
 mod blocking;
+mod embedded;
 mod fail2ban;
 mod install;
 mod listening;
@@ -12,16 +13,18 @@ mod safe_addresses;
 mod service;
 mod variables;
 
+use std::path::Path;
+
 use anyhow::Result;
 
 use crate::host::{Facts, Generation, Host, Process};
-use crate::plan::{Draft, Plan};
-use crate::settings::Settings;
+use crate::plan::{Content, Draft, Plan, Step};
+use crate::settings::{Engine, Settings};
 
 pub use install::Offer;
 pub use response::{CHAOS_PACKAGE, Chosen};
 pub use safe_addresses::{Safe, allowed_networks, safe_networks};
-pub use service::runs_as_wanted;
+pub use service::{by_hand, runs_as_wanted};
 
 /// The article's own headings, where it has one; else what it does there.
 pub mod sections {
@@ -33,8 +36,6 @@ pub mod sections {
     pub const FAIL2BAN: &str = "Durcissement avec fail2ban";
 }
 
-/// The configuration of portsentry, of every generation.
-pub const CONF: &str = "/etc/portsentry/portsentry.conf";
 /// What portsentry 1.2 reads: built by its package, from the list that people edit, at each start.
 pub const BUILT_IGNORE_LIST: &str = "/etc/portsentry/portsentry.ignore";
 /// TCP wrappers' files.
@@ -46,9 +47,9 @@ pub struct Context<'a> {
     pub host: &'a Host,
     pub facts: &'a Facts,
     pub settings: &'a Settings,
-    /// Of the portsentry that is installed or about to be; `None` while apt does not know one.
+    /// Of the portsentry that is to watch: built in, or installed, or about to be; `None` while apt does not know one.
     pub generation: Option<Generation>,
-    /// Version of the same.
+    /// Version of Debian's, where that is the one.
     pub version: Option<String>,
     pub chosen: Chosen,
     /// Whether files of packages that are about to be installed could be looked into.
@@ -65,8 +66,7 @@ impl Context<'_> {
         let Some(started) = processes.map(|process| process.started).min_by(f64::total_cmp) else { return false };
         let now = jiff::Timestamp::now().as_millisecond() as f64 / 1000.0;
         // 1.2 rebuilds it as it starts.
-        let rebuilt =
-            |path: &str| path == "/etc/portsentry/portsentry.ignore" && self.generation != Some(Generation::OneProcess);
+        let rebuilt = |path: &str| path == BUILT_IGNORE_LIST && self.generation.is_some_and(Generation::is_1_2);
         reads
             .iter()
             .filter(|path| !rebuilt(path))
@@ -90,9 +90,13 @@ pub fn describe<'a>(host: &'a Host, settings: &'a Settings, facts: &'a Facts) ->
     // Before apt is asked: what cannot work is refused, whatever apt has.
     let chosen = Chosen::of(settings, facts)?;
     let offer = Offer::ask(host, settings, facts)?;
-    let version =
-        facts.packages.get("portsentry").map(|package| package.version.clone()).or_else(|| offer.portsentry());
-    let generation = version.as_deref().map(Generation::of).transpose()?;
+    let embedded = offer.engine == Engine::Embedded;
+    let installed = facts.packages.get("portsentry").map(|package| package.version.clone());
+    let version = installed.or_else(|| offer.portsentry()).filter(|_| !embedded);
+    let generation = match &version {
+        Some(version) => Some(Generation::of(version)?),
+        None => embedded.then_some(Generation::Embedded),
+    };
     let mut draft = Draft::new(host, offer.pristine.clone());
     let context = Context { host, facts, settings, generation, version, chosen, offer };
     let mut steps = vec![variables::step(&context, &mut draft)?, install::step(&context)?];
@@ -101,8 +105,20 @@ pub fn describe<'a>(host: &'a Host, settings: &'a Settings, facts: &'a Facts) ->
     steps.push(safe_addresses::step(&context, &mut draft)?);
     steps.push(fail2ban::step(&context, &mut draft)?);
     // Last, for it restarts what the files above are read by; portsentry before fail2ban, which reads its history.
-    steps.push(service::step(&context, &draft)?);
+    steps.push(service::step(&context, &mut draft)?);
     Ok(Described { context, plan: Plan { steps } })
+}
+
+/// Every file of ours begins with this, so that only ours are ever removed.
+const OURS: &[u8] = b"# Written by harden-portsentry";
+
+fn remove_ours(draft: &mut Draft, path: &str, why: &str, step: &mut Step) -> Result<()> {
+    if let Content::Bytes(bytes) = draft.content(Path::new(path))?
+        && bytes.starts_with(OURS)
+    {
+        step.file(draft.remove(Path::new(path), why)?);
+    }
+    Ok(())
 }
 
 /// The configuration could not be read by the daemon that it is for.

@@ -10,7 +10,7 @@ use crate::plan::{Change, Content, Draft, FileKind, Step};
 use crate::syntax::address_list::AddressList;
 use crate::syntax::hosts_access::{HostsAccess, MarkedEntry};
 
-use super::{BUILT_IGNORE_LIST, Context, HOSTS_ALLOW, in_file, sections};
+use super::{BUILT_IGNORE_LIST, Context, HOSTS_ALLOW, embedded, in_file, sections};
 
 /// A network that is never blocked, and why.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -89,6 +89,8 @@ fn ignore_list(generation: Generation, safe: &[Safe], draft: &mut Draft, step: &
     let path = Path::new(generation.ignore_list());
     let bytes = match draft.content(path)? {
         Content::Bytes(bytes) => bytes,
+        // No package brings ours.
+        Content::Absent | Content::Unknown if generation == Generation::Embedded => embedded::IGNORE_LIST.into(),
         Content::Absent => Vec::new(),
         Content::Unknown => {
             step.changes.push(Change::Later(Draft::later(path, "never block these")));
@@ -101,7 +103,7 @@ fn ignore_list(generation: Generation, safe: &[Safe], draft: &mut Draft, step: &
     let entries: Vec<(IpNet, String)> = fitting.map(|one| (one.network, one.what.clone())).collect();
     list.set_marked(&entries).map_err(|error| in_file(generation.ignore_list(), error))?;
     let change = draft.put(path, &list.to_bytes(), 0o644, FileKind::AddressList, "never block these")?;
-    if change.is_some() && generation != Generation::OneProcess {
+    if change.is_some() && generation.is_1_2() {
         step.info(format!("portsentry builds {BUILT_IGNORE_LIST} from this list as it starts"));
     }
     step.file(change);

@@ -2,36 +2,44 @@
 
 use anyhow::Result;
 
-use crate::host::{Facts, Generation, Process, ServiceManager};
+use crate::host::{EMBEDDED_UNIT, Facts, Generation, Process, ServiceManager, UnitState};
 use crate::plan::{Draft, Step, UnitAction};
 
-use super::{CONF, Context, fail2ban, sections};
+use super::{Context, embedded, fail2ban, sections, variables};
 
-/// What portsentry reads at its start.
-const READS: [&str; 5] = [
-    CONF,
+/// What Debian's portsentry reads at its start.
+const PACKAGE_READS: [&str; 5] = [
+    "/etc/portsentry/portsentry.conf",
     "/etc/default/portsentry",
     "/etc/portsentry/portsentry.ignore.static",
     "/etc/portsentry/portsentry.ignore",
     "/etc/systemd/system/portsentry.service.d/harden-portsentry.conf",
 ];
 
-pub fn step(context: &Context, draft: &Draft) -> Result<Step> {
+/// One process a mode, of 1.2.
+const MODES: [&str; 4] =
+    ["portsentry@tcp.service", "portsentry@udp.service", "portsentry@atcp.service", "portsentry@audp.service"];
+
+pub fn step(context: &Context, draft: &mut Draft) -> Result<Step> {
     let mut step = Step::new("service", "Service", sections::SERVICE);
+    if context.generation == Some(Generation::Embedded) {
+        embedded::put_unit(context, draft, &mut step)?;
+    } else {
+        embedded::remove(draft, &mut step)?;
+    }
     let Some(generation) = context.generation else {
         step.summary = "portsentry enabled and running".to_owned();
         return Ok(step);
     };
     let units = generation.units();
     step.summary = format!("{} enabled and running", names(units));
-    match &context.facts.manager {
-        ServiceManager::Forbidden(why) => {
-            step.warn(format!("nothing is started: {why}. What is written here takes effect at the next start"));
-        }
-        ServiceManager::Sysv if generation == Generation::OneProcess => step.warn(
-            "nothing is started: process 1 is not systemd, and portsentry 2.0 has no sysv script; `portsentry -D` starts it by hand",
-        ),
-        ServiceManager::Sysv | ServiceManager::Systemd => {}
+    if let ServiceManager::Forbidden(why) = &context.facts.manager {
+        step.warn(format!("nothing is started: {why}. What is written here takes effect at the next start"));
+    }
+    if let Some((name, command)) = by_hand(context, generation) {
+        step.warn(format!(
+            "{name} is not started: process 1 is not systemd, and it has no sysv script; `{command}` starts it by hand"
+        ));
     }
     others(context, generation, &mut step);
     for unit in units {
@@ -39,45 +47,83 @@ pub fn step(context: &Context, draft: &Draft) -> Result<Step> {
         if matches!(state.enabled.as_str(), "enabled" | "generated" | "static") {
             continue;
         }
-        // A sysv script that the package brings is enabled by its postinst.
-        if generation != Generation::SysvModes && enabling_is_up_to_us(context, generation) {
+        if enabling_is_up_to_us(context, generation) {
             step.unit(unit, UnitAction::Enable, "started at boot");
         }
     }
-    restarts(context, draft, generation, &mut step);
+    restarts(context, draft, generation, &mut step)?;
     Ok(step)
 }
 
-/// 2.0's postinst enables its unit itself; there only somebody who disabled it is to be undone.
-fn enabling_is_up_to_us(context: &Context, generation: Generation) -> bool {
-    generation == Generation::UnitModes || context.facts.packages.get("portsentry").is_some()
+/// What starts this generation where process 1 is not systemd and it has no sysv script: its name, and a command.
+pub fn by_hand(context: &Context, generation: Generation) -> Option<(&'static str, String)> {
+    match generation {
+        _ if context.facts.manager != ServiceManager::Sysv => None,
+        Generation::SysvModes | Generation::UnitModes => None,
+        Generation::OneProcess => Some(("portsentry 2.0", "portsentry -D".to_owned())),
+        Generation::Embedded => Some((
+            "the embedded portsentry",
+            format!("{} daemon -c {}", variables::place(context), Generation::Embedded.conf()),
+        )),
+    }
 }
 
-/// Units and processes of the modes or the generation that are not wanted (traps 8, 12, 24).
-fn others(context: &Context, generation: Generation, step: &mut Step) {
-    if generation == Generation::SysvModes {
-        return;
+/// The postinst of 2.0 and of 1.2's sysv script enables them itself; there only somebody who disabled it, or an engine
+/// that watched instead, is to be undone.
+fn enabling_is_up_to_us(context: &Context, generation: Generation) -> bool {
+    match generation {
+        Generation::UnitModes | Generation::Embedded => true,
+        // A script without any link is not ours to link: `daemon-enabled` says what to do.
+        Generation::SysvModes => state_of(context, "portsentry.service").enabled == "disabled",
+        Generation::OneProcess => context.facts.packages.get("portsentry").is_some(),
     }
-    let wanted = generation.units();
-    for unit in
-        ["portsentry@tcp.service", "portsentry@udp.service", "portsentry@atcp.service", "portsentry@audp.service"]
-    {
-        if wanted.contains(&unit) {
-            continue;
+}
+
+fn state_of(context: &Context, unit: &str) -> UnitState {
+    context.facts.units.get(unit).cloned().unwrap_or_default()
+}
+
+/// Units and processes of the modes, the generation or the engine that are not wanted (traps 8, 12, 24).
+fn others(context: &Context, generation: Generation, step: &mut Step) {
+    let mode = "not a unit of the advanced modes of this portsentry";
+    match generation {
+        Generation::SysvModes => {}
+        Generation::UnitModes | Generation::OneProcess => {
+            for unit in MODES.iter().filter(|unit| !generation.units().contains(unit)) {
+                turn_off(context, unit, mode, "it would watch beside the advanced modes", step);
+            }
         }
-        let state = context.facts.units.get(unit).cloned().unwrap_or_default();
-        let linked = context.host.link(&context.host.wants_link(unit).path).is_some();
-        if state.enabled == "enabled" || linked {
-            step.unit(unit, UnitAction::Disable, "not a unit of the advanced modes of this portsentry");
+        Generation::Embedded => {
+            let why = "the portsentry built into this program watches instead";
+            for unit in MODES.iter().chain(&["portsentry.service"]) {
+                turn_off(context, unit, why, why, step);
+            }
         }
-        if matches!(state.active.as_str(), "active" | "activating") {
-            step.unit(unit, UnitAction::Stop, "it would watch beside the advanced modes");
-        }
+    }
+    if generation != Generation::Embedded {
+        let why = "Debian's portsentry watches instead";
+        turn_off(context, EMBEDDED_UNIT, why, why, step);
     }
     if generation == Generation::OneProcess && context.facts.portsentries().any(is_of_1_2) {
         step.info(
             "this host was upgraded from portsentry 1.2, whose processes still run; it is brought to 2.0's own terms",
         );
+    }
+}
+
+/// Plans that `unit` is neither started at boot nor running.
+fn turn_off(context: &Context, unit: &str, why_disable: &str, why_stop: &str, step: &mut Step) {
+    let state = state_of(context, unit);
+    let linked = context.host.link(&context.host.wants_link(unit).path).is_some();
+    if matches!(state.enabled.as_str(), "enabled" | "generated") || linked {
+        step.unit(unit, UnitAction::Disable, why_disable);
+    }
+    // Without systemd nobody says what is active; there a sysv script runs what is running.
+    let by_script = context.facts.manager == ServiceManager::Sysv
+        && unit == "portsentry.service"
+        && context.facts.portsentries().next().is_some();
+    if matches!(state.active.as_str(), "active" | "activating") || by_script {
+        step.unit(unit, UnitAction::Stop, why_stop);
     }
 }
 
@@ -88,50 +134,54 @@ fn is_of_1_2(process: &Process) -> bool {
         .is_some_and(|word| matches!(word.as_str(), "-atcp" | "-audp" | "-tcp" | "-udp" | "-stcp" | "-sudp"))
 }
 
-fn restarts(context: &Context, draft: &Draft, generation: Generation, step: &mut Step) {
+fn restarts(context: &Context, draft: &Draft, generation: Generation, step: &mut Step) -> Result<()> {
     let manager = &context.facts.manager;
-    let startable = match manager {
-        ServiceManager::Systemd => true,
-        ServiceManager::Sysv => generation != Generation::OneProcess,
-        ServiceManager::Forbidden(_) => false,
-    };
-    if !startable {
-        return;
+    if matches!(manager, ServiceManager::Forbidden(_)) {
+        return Ok(());
     }
-    let changed = draft.changes(&READS) || !context.offer.missing.is_empty() || !context.offer.reinstall.is_empty();
+    let embedded = generation == Generation::Embedded;
+    let reads = if embedded { embedded::reads(context) } else { PACKAGE_READS.to_vec() };
+    let offer = &context.offer;
+    let changed = draft.changes(&reads) || !offer.missing.is_empty() || !offer.reinstall.is_empty();
     let why = if changed {
         Some("its configuration changes")
+    } else if embedded && variables::program(context)?.is_some() {
+        Some("the program changes")
     } else if !runs_as_wanted(context.facts, generation) {
         Some("it does not run as configured")
-    } else if context.is_stale(context.facts.portsentries(), &READS) {
-        Some("its configuration changed after it was started")
+    } else if context.is_stale(context.facts.daemons(generation), &reads) {
+        Some("what it reads changed after it was started")
     } else {
         None
     };
-    if let Some(why) = why {
+    if let Some(why) = why.filter(|_| by_hand(context, generation).is_none()) {
         let units: &[&str] =
             if *manager == ServiceManager::Sysv { &["portsentry.service"] } else { generation.units() };
         for unit in units {
             step.unit(unit, UnitAction::Restart, why);
         }
     }
-    if let Some(why) = fail2ban::restart_reason(context, draft) {
+    let startable = *manager == ServiceManager::Systemd
+        || context.host.exists("/etc/init.d/fail2ban")
+        || offer.missing.iter().any(|name| name == "fail2ban");
+    if let Some(why) = fail2ban::restart_reason(context, draft).filter(|_| startable) {
         step.unit("fail2ban.service", UnitAction::Restart, why);
     }
+    Ok(())
 }
 
 /// Whether the wanted processes, and no others, are there; what systemd calls active may be dead (trap 19).
 pub fn runs_as_wanted(facts: &Facts, generation: Generation) -> bool {
     let words: Vec<Option<&str>> =
-        facts.portsentries().map(|process| process.words.get(1).map(String::as_str)).collect();
+        facts.daemons(generation).map(|process| process.words.get(1).map(String::as_str)).collect();
+    let steady = || {
+        let state = facts.units.get(generation.units()[0]);
+        state.is_none_or(|unit| unit.active != "activating" && unit.active != "failed")
+    };
     match generation {
-        Generation::OneProcess => {
-            let active = facts
-                .units
-                .get("portsentry.service")
-                .is_none_or(|unit| unit.active != "activating" && unit.active != "failed");
-            active && words.len() == 1 && !facts.portsentries().any(is_of_1_2)
-        }
+        Generation::Embedded => steady() && words.len() == 1 && facts.portsentries().next().is_none(),
+        _ if facts.embedded().next().is_some() => false,
+        Generation::OneProcess => steady() && words.len() == 1 && !facts.portsentries().any(is_of_1_2),
         Generation::SysvModes | Generation::UnitModes => {
             let count = |mode: &str| words.iter().filter(|word| **word == Some(mode)).count();
             words.len() == 2 && count("-atcp") == 1 && count("-audp") == 1

@@ -35,10 +35,16 @@ pub fn step(context: &Context, draft: &mut Draft) -> Result<Step> {
     Ok(step)
 }
 
+/// Where this program stays.
+pub fn place(context: &Context) -> &'static str {
+    let packaged = context.facts.packages.has("harden-portsentry") && context.host.exists(PACKAGED);
+    if packaged { PACKAGED } else { HOME }
+}
+
 /// A unit or a jail must not name a file below a build directory, which others may write or `cargo clean`
 /// removes.
-fn program(context: &Context) -> Result<Option<ProgramChange>> {
-    if context.facts.packages.has("harden-portsentry") && context.host.exists(PACKAGED) {
+pub fn program(context: &Context) -> Result<Option<ProgramChange>> {
+    if place(context) == PACKAGED {
         return Ok(None);
     }
     let from = std::env::current_exe().context("cannot tell where this program is")?;

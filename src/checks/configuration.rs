@@ -1,19 +1,23 @@
 //! The files, step by step: as described, or not.
 
 use crate::article::Described;
+use crate::host::{Facts, Generation};
 use crate::plan::{Change, Step};
 
 use super::{APPLY, Check};
 
 pub fn checks(described: &Described) -> Vec<Check> {
     let mut checks = vec![package(described)];
-    checks.extend(described.plan.steps.iter().filter_map(of_step));
+    checks.extend(described.plan.steps.iter().filter_map(|step| of_step(step, described.context.generation)));
     checks.extend(blind(described));
     checks
 }
 
 fn package(described: &Described) -> Check {
     let context = &described.context;
+    if context.generation == Some(Generation::Embedded) {
+        return embedded_needs(context.facts);
+    }
     match context.facts.packages.get("portsentry") {
         None => {
             Check::fail("package", "portsentry is not installed", "dpkg knows no installed package portsentry", APPLY)
@@ -28,7 +32,22 @@ fn package(described: &Described) -> Check {
     }
 }
 
-fn of_step(step: &Step) -> Option<Check> {
+/// The built-in portsentry comes with this program; what it works with are packages.
+fn embedded_needs(facts: &Facts) -> Check {
+    let missing: Vec<&str> = ["nftables", "iptables"].into_iter().filter(|name| !facts.packages.has(name)).collect();
+    if missing.is_empty() {
+        Check::ok("package", "nftables and iptables are installed, with which the embedded portsentry works")
+    } else {
+        Check::fail(
+            "package",
+            "the embedded portsentry cannot work",
+            format!("not installed: {}", missing.join(", ")),
+            APPLY,
+        )
+    }
+}
+
+fn of_step(step: &Step, generation: Option<Generation>) -> Option<Check> {
     let (id, subject) = match step.id {
         "variables" => ("program", "this program is in its place"),
         "listening" => ("configured-listening", "configured to watch every unused port below 1024, TCP and UDP"),
@@ -37,8 +56,10 @@ fn of_step(step: &Step) -> Option<Check> {
             ("configured-safe-addresses", "the safe addresses stand in the ignore list and hosts.allow")
         }
         "fail2ban" => ("configured-fail2ban", "fail2ban's jail is configured"),
+        "service" => ("configured-service", "the unit of the portsentry that watches is as described"),
         _ => return None,
     };
+    let embedded = generation == Some(Generation::Embedded);
     let pending: Vec<String> = step
         .changes
         .iter()
@@ -50,6 +71,10 @@ fn of_step(step: &Step) -> Option<Check> {
         })
         .collect();
     Some(if pending.is_empty() {
+        // Debian's portsentry brings its own unit.
+        if id == "configured-service" && !embedded {
+            return None;
+        }
         Check::ok(
             id,
             match id {
@@ -80,7 +105,7 @@ fn blind(described: &Described) -> Option<Check> {
             "sees-scans",
             "portsentry 1.2 is blind behind this firewall",
             "INPUT's policy is drop, and 1.2 sees only packets that pass it",
-            "let the firewall accept what portsentry should see, or use portsentry 2.0 (Debian 14), which looks before the firewall",
+            "let the firewall accept what portsentry should see, or use one that looks before the firewall: --engine embedded, or portsentry 2.0 (Debian 14)",
         )
     })
 }

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use anyhow::Result;
 
-use crate::article::{Context, runs_as_wanted};
-use crate::host::{Facts, Generation, Process, ServiceManager};
+use crate::article::{Context, by_hand, runs_as_wanted};
+use crate::host::{EMBEDDED_UNIT, Facts, Generation, Invocation, Process, ServiceManager, nflog_groups};
 
 use super::{APPLY, Check};
 
@@ -19,11 +19,14 @@ const CAP_NET_ADMIN: u32 = 12;
 const CAP_NET_RAW: u32 = 13;
 
 pub fn checks(context: &Context) -> Result<Vec<Check>> {
-    let Some(generation) = context.generation.filter(|_| context.facts.packages.get("portsentry").is_some()) else {
+    let is_there = |generation: &Generation| {
+        *generation == Generation::Embedded || context.facts.packages.get("portsentry").is_some()
+    };
+    let Some(generation) = context.generation.filter(is_there) else {
         return Ok(vec![Check::fail("daemon-runs", "no portsentry watches", "it is not installed", APPLY)]);
     };
     let mut checks = vec![enabled(context, generation)];
-    let processes: Vec<Process> = context.facts.portsentries().cloned().collect();
+    let processes: Vec<Process> = context.facts.daemons(generation).cloned().collect();
     match &context.facts.manager {
         ServiceManager::Forbidden(why) if processes.is_empty() => {
             checks.push(Check::skip("daemon-runs", format!("whether portsentry watches: {why}")));
@@ -32,7 +35,10 @@ pub fn checks(context: &Context) -> Result<Vec<Check>> {
         _ => checks.push(runs(context, generation, &processes)),
     }
     if let Some(process) = processes.first() {
-        checks.push(able(process));
+        checks.push(able(process, generation));
+        if generation == Generation::Embedded {
+            checks.push(listens(process));
+        }
     }
     checks.extend(blind_to_ipv6(context, generation));
     Ok(checks)
@@ -40,7 +46,7 @@ pub fn checks(context: &Context) -> Result<Vec<Check>> {
 
 /// Whether the wanted processes are there by now.
 pub fn is_up(context: &Context) -> bool {
-    let facts = Facts { processes: Process::named(&["portsentry"]), ..context.facts.clone() };
+    let facts = Facts { processes: Facts::processes_now(), ..context.facts.clone() };
     context.generation.is_none_or(|generation| runs_as_wanted(&facts, generation))
 }
 
@@ -96,8 +102,12 @@ fn enabled(context: &Context, generation: Generation) -> Check {
 fn runs(context: &Context, generation: Generation, processes: &[Process]) -> Check {
     let id = "daemon-runs";
     let unit = generation.units()[0];
-    let look = format!("systemctl status {unit}; journalctl -u {unit}, or: {APPLY}");
+    let look = match by_hand(context, generation) {
+        Some((_, command)) => command,
+        None => format!("systemctl status {unit}; journalctl -u {unit}, or: {APPLY}"),
+    };
     if !runs_as_wanted(context.facts, generation) {
+        let processes: Vec<&Process> = context.facts.portsentries().chain(context.facts.embedded()).collect();
         let seen = if processes.is_empty() {
             let state = context.facts.units.get(unit).cloned().unwrap_or_default();
             match state.active.as_str() {
@@ -118,8 +128,8 @@ fn runs(context: &Context, generation: Generation, processes: &[Process]) -> Che
     if youngest < STEADY.as_secs_f64() {
         std::thread::sleep(STEADY.saturating_sub(Duration::from_secs_f64(youngest)));
         let pids = |list: &[Process]| list.iter().map(|process| process.pid).collect::<Vec<_>>();
-        let again: Vec<Process> =
-            Process::named(&["portsentry"]).into_iter().filter(|process| process.program() == "portsentry").collect();
+        let now = Facts { processes: Facts::processes_now(), ..context.facts.clone() };
+        let again: Vec<Process> = now.daemons(generation).cloned().collect();
         if pids(&again) != pids(processes) {
             return Check::fail(
                 id,
@@ -152,13 +162,40 @@ fn blind_to_ipv6(context: &Context, generation: Generation) -> Option<Check> {
     (has_ipv6 && !generation.sees_ipv6()).then(|| {
         Check::skip(
             "sees-ipv6",
-            "scans over IPv6: portsentry 1.2 does not see them at all; portsentry 2.0 (Debian 14) does",
+            "scans over IPv6: portsentry 1.2 does not see them at all; portsentry 2.0 (Debian 14) and --engine embedded do",
         )
     })
 }
 
-/// Without NET_RAW it is deaf, without NET_ADMIN its blocks fail, and it says neither (traps 19, 26).
-fn able(process: &Process) -> Check {
+/// Its packets come from the kernel's log, by a table of its own; without either it watches nothing.
+fn listens(process: &Process) -> Check {
+    let id = "daemon-listens";
+    let remedy = format!("systemctl restart {EMBEDDED_UNIT}, or: {APPLY}");
+    let groups = match nflog_groups(process.pid) {
+        Ok(groups) => groups,
+        Err(error) => {
+            return Check::fail(id, "the embedded portsentry gets no packets", format!("{error:#}"), remedy);
+        }
+    };
+    if groups.is_empty() {
+        let seen = format!("process {} has bound no group in /proc/net/netfilter/nfnetlink_log", process.pid);
+        return Check::fail(id, "the embedded portsentry gets no packets", seen, remedy);
+    }
+    match Invocation::new("/usr/sbin/nft", &["list", "table", "inet", "harden_portsentry"]).run() {
+        Ok(output) if output.ok() => {
+            let group = groups.iter().map(u16::to_string).collect::<Vec<_>>().join(", ");
+            Check::ok(id, format!("it gets its packets from nftables (table inet harden_portsentry, group {group})"))
+        }
+        Ok(output) => Check::fail(id, "nothing picks packets for the embedded portsentry", output.last_words(), remedy),
+        Err(error) => {
+            Check::fail(id, "nothing picks packets for the embedded portsentry", format!("{error:#}"), remedy)
+        }
+    }
+}
+
+/// Without NET_RAW it is deaf, without NET_ADMIN its blocks fail, and it says neither (traps 19, 26). The embedded one
+/// hears through netfilter, which is NET_ADMIN's alone.
+fn able(process: &Process, generation: Generation) -> Check {
     let id = "daemon-able";
     let status = std::fs::read_to_string(format!("/proc/{}/status", process.pid)).unwrap_or_default();
     let effective = status
@@ -171,6 +208,7 @@ fn able(process: &Process) -> Check {
     let lacks: Vec<&str> =
         [(CAP_NET_RAW, "CAP_NET_RAW (it sees nothing)"), (CAP_NET_ADMIN, "CAP_NET_ADMIN (its blocks fail)")]
             .into_iter()
+            .filter(|(bit, _)| *bit != CAP_NET_RAW || generation != Generation::Embedded)
             .filter(|(bit, _)| effective & (1 << bit) == 0)
             .map(|(_, name)| name)
             .collect();

@@ -112,7 +112,8 @@ fn safe_not_blocked(context: &Context, rules: &[RuleList; 2]) -> Check {
 /// Whoever portsentry holds for blocked must be in the ruleset: it will not block him again (trap 18).
 fn blocked_in_kernel(context: &Context, rules: &[RuleList; 2]) -> Result<Option<Check>> {
     let id = "blocked-in-firewall";
-    let Some(generation) = context.generation.filter(|_| context.facts.portsentries().next().is_some()) else {
+    let runs = |generation: &Generation| context.facts.daemons(*generation).next().is_some();
+    let Some(generation) = context.generation.filter(runs) else {
         return Ok(None);
     };
     let blocked = blocked_hosts(context, generation)?;
@@ -136,12 +137,8 @@ fn blocked_in_kernel(context: &Context, rules: &[RuleList; 2]) -> Result<Option<
 /// The daemon's own memory: 1.2 in text, a file a mode, emptied at its start; 2.0 in binary.
 fn blocked_hosts(context: &Context, generation: Generation) -> Result<Vec<IpAddr>> {
     let mut found = Vec::new();
-    if generation == Generation::OneProcess {
-        let bytes = context
-            .host
-            .read(Path::new("/run/portsentry/portsentry.blocked"))?
-            .map(|state| state.bytes)
-            .unwrap_or_default();
+    if let Some(path) = generation.blocked_file() {
+        let bytes = context.host.read(Path::new(path))?.map(|state| state.bytes).unwrap_or_default();
         found = binary(&bytes);
     } else {
         for mode in ["atcp", "audp"] {

@@ -8,7 +8,6 @@ use ipnet::IpNet;
 
 use crate::article::{Context, HOSTS_ALLOW, HOSTS_DENY, allowed_networks, safe_networks};
 use crate::host::Generation;
-use crate::syntax::Dialect;
 use crate::syntax::address_list::AddressList;
 use crate::syntax::hosts_access::{HostsAccess, evaluate};
 
@@ -86,11 +85,11 @@ fn linked(context: &Context) -> Result<Check> {
 fn ignored(context: &Context) -> Result<Vec<Check>> {
     let id = "ignore-list";
     let Some(generation) = context.generation else { return Ok(Vec::new()) };
-    let built = "/etc/portsentry/portsentry.ignore";
-    let dialect = if generation == Generation::OneProcess { Dialect::V2 } else { Dialect::V1 };
+    let (built, dialect) = (generation.daemons_ignore_list(), generation.dialect());
     let Some(state) = context.host.read(Path::new(built))? else {
         let why = "is built when portsentry starts, and it did not start here";
-        return Ok(vec![if context.facts.portsentries().next().is_none() {
+        let is_built = generation != Generation::Embedded;
+        return Ok(vec![if is_built && context.facts.portsentries().next().is_none() {
             Check::skip(id, format!("whom the daemon ignores: {built} {why}"))
         } else {
             Check::fail(id, "the daemon ignores nobody", format!("{built} is missing"), APPLY)

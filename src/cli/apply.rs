@@ -8,9 +8,9 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 use dialoguer::Confirm;
 
-use crate::article::{BUILT_IGNORE_LIST, CONF, Described, HOSTS_DENY, describe};
+use crate::article::{BUILT_IGNORE_LIST, Described, HOSTS_DENY, describe};
 use crate::checks::{self, Outcome};
-use crate::host::{Facts, Generation, Host, Lock};
+use crate::host::{Facts, Host, Lock};
 use crate::plan::{Execution, FileChange, FileKind, Plan, RunState, Runs, execute};
 use crate::report::{AppliedReport, Page, Report, ago};
 use crate::settings::Settings;
@@ -171,17 +171,15 @@ fn write_and_restart(
     applied: &mut AppliedReport,
 ) -> Result<()> {
     let plan = &described.plan;
-    if plan.packages().next().is_some() || described.context.generation.is_none() {
+    let Some(generation) = described.context.generation.filter(|_| plan.packages().next().is_none()) else {
         bail!(
             "the packages are still not as they should be after the installation; run `harden-portsentry diff` to see what is missing"
         );
-    }
-    let history = described.context.generation.map_or(CONF, |generation| generation.history());
+    };
     let observed = [(Path::new(HOSTS_DENY), FileKind::Blocks), (Path::new(BUILT_IGNORE_LIST), FileKind::Generated)];
-    let first = described.context.generation != Some(Generation::OneProcess);
-    // 2.0 has no builder: there the list is edited itself.
-    let observed = if first { &observed[..] } else { &observed[..1] };
-    execution.files(plan, observed, Path::new(history))?;
+    // Only 1.2 has a builder: elsewhere the list is edited itself.
+    let observed = if generation.is_1_2() { &observed[..] } else { &observed[..1] };
+    execution.files(plan, observed, Path::new(generation.history()))?;
     let units = plan.units();
     execution.units(&units, facts)?;
     applied.files += plan.files().len();
@@ -239,7 +237,9 @@ fn report(common: &Common, session: &Session, shown: &Described, done: Done) -> 
         page.checks(&found, common.quiet, false);
         if !failed && !common.quiet {
             let undo = host.command_line("undo");
-            if host.is_live() && described.context.facts.portsentries().next().is_some() {
+            let context = &described.context;
+            let runs = context.generation.is_some_and(|one| context.facts.daemons(one).next().is_some());
+            if host.is_live() && runs {
                 page.line(format!("This host now blocks port scans. Take it back with: {undo}"));
             } else {
                 page.line(format!("Prepared; it blocks port scans once it is started. Take it back with: {undo}"));

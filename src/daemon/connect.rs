@@ -1,7 +1,8 @@
 //! Connect mode: sockets of our own on the ports, for where there is no CAP_NET_ADMIN, or where a banner is wanted.
 
+use std::collections::VecDeque;
 use std::io::{ErrorKind, Write};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsFd;
 
 use anyhow::{Result, bail};
@@ -14,6 +15,8 @@ use crate::syntax::Dialect;
 
 /// Connections and datagrams that are taken from one socket before the next one has its turn.
 const AT_ONCE: usize = 64;
+/// Connections that may linger; the oldest is closed for a new one.
+const LINGERING: usize = 64;
 
 enum Socket {
     Tcp(TcpListener),
@@ -24,6 +27,9 @@ enum Socket {
 pub struct Listeners {
     sockets: Vec<(u16, Socket)>,
     banner: Option<String>,
+    /// Connections that were greeted. Closed at once, one whose client had sent something would be reset, and the
+    /// greeting with it.
+    greeted: VecDeque<TcpStream>,
 }
 
 impl Listeners {
@@ -32,7 +38,7 @@ impl Listeners {
     /// # Errors
     /// Not one port could be had.
     pub fn open(invocation: &Invocation, config: &Config) -> Result<(Listeners, Vec<String>)> {
-        let empty = Listeners { sockets: Vec::new(), banner: None };
+        let empty = Listeners { sockets: Vec::new(), banner: None, greeted: VecDeque::new() };
         Listeners::open_beside(&empty, invocation, config)
     }
 
@@ -66,7 +72,7 @@ impl Listeners {
         }
         match refusal {
             Some(error) if sockets.is_empty() => bail!("not one port could be listened on: {error}"),
-            _ => Ok((Listeners { sockets, banner: config.port_banner.clone() }, told)),
+            _ => Ok((Listeners { sockets, banner: config.port_banner.clone(), greeted: VecDeque::new() }, told)),
         }
     }
 
@@ -89,13 +95,14 @@ impl Listeners {
     }
 
     /// Whoever came; each was sent the banner and is gone again.
-    pub fn accept(&self) -> Vec<Probe> {
+    pub fn accept(&mut self) -> Vec<Probe> {
         let mut found = Vec::new();
+        let banner = self.banner.as_deref();
         for (port, socket) in &self.sockets {
             for _ in 0..AT_ONCE {
                 let taken = match socket {
-                    Socket::Tcp(listener) => self.accept_tcp(listener),
-                    Socket::Udp(socket) => self.accept_udp(socket),
+                    Socket::Tcp(listener) => accept_tcp(listener, banner, &mut self.greeted),
+                    Socket::Udp(socket) => accept_udp(socket, banner),
                 };
                 match taken {
                     Ok((source, destination, kind)) => found.push(Probe {
@@ -113,24 +120,34 @@ impl Listeners {
         }
         found
     }
+}
 
-    fn accept_tcp(&self, listener: &TcpListener) -> std::io::Result<(IpAddr, IpAddr, Kind)> {
-        let (mut stream, peer) = listener.accept()?;
-        let own = stream.local_addr().map_or(IpAddr::V6(Ipv6Addr::UNSPECIFIED), |address| address.ip());
-        if let Some(banner) = &self.banner {
-            // It fits into the socket's buffer, so this does not wait.
-            let _ = stream.set_nonblocking(true).and_then(|()| stream.write_all(banner.as_bytes()));
+fn accept_tcp(
+    listener: &TcpListener,
+    banner: Option<&str>,
+    greeted: &mut VecDeque<TcpStream>,
+) -> std::io::Result<(IpAddr, IpAddr, Kind)> {
+    let (mut stream, peer) = listener.accept()?;
+    let own = stream.local_addr().map_or(IpAddr::V6(Ipv6Addr::UNSPECIFIED), |address| address.ip());
+    if let Some(banner) = banner {
+        // It fits into the socket's buffer, so this does not wait.
+        let sent = stream.set_nonblocking(true).and_then(|()| stream.write_all(banner.as_bytes()));
+        if sent.and_then(|()| stream.shutdown(Shutdown::Write)).is_ok() {
+            greeted.push_back(stream);
         }
-        Ok((peer.ip(), own, Kind::ConnectTcp))
+        if greeted.len() > LINGERING {
+            greeted.pop_front();
+        }
     }
+    Ok((peer.ip(), own, Kind::ConnectTcp))
+}
 
-    fn accept_udp(&self, socket: &UdpSocket) -> std::io::Result<(IpAddr, IpAddr, Kind)> {
-        let (_, peer) = socket.recv_from(&mut [0; 1])?;
-        if let Some(banner) = &self.banner {
-            let _ = socket.send_to(banner.as_bytes(), peer);
-        }
-        Ok((peer.ip(), IpAddr::V6(Ipv6Addr::UNSPECIFIED), Kind::ConnectUdp))
+fn accept_udp(socket: &UdpSocket, banner: Option<&str>) -> std::io::Result<(IpAddr, IpAddr, Kind)> {
+    let (_, peer) = socket.recv_from(&mut [0; 1])?;
+    if let Some(banner) = banner {
+        let _ = socket.send_to(banner.as_bytes(), peer);
     }
+    Ok((peer.ip(), IpAddr::V6(Ipv6Addr::UNSPECIFIED), Kind::ConnectUdp))
 }
 
 /// IPv6 with IPv4 in it, or IPv4 alone where the kernel has no IPv6.

@@ -3,10 +3,12 @@
 use anyhow::{Result, bail};
 use debversion::Version;
 
+use crate::syntax::Dialect;
+
 use super::{ChaosSupport, Firewall, Host, Network, Packages, Process, ServiceManager, Units};
 
-/// How a portsentry is configured and started: decided by the installed package's version, never by files
-/// or by the release's name (trap 12).
+/// How a portsentry is configured and started. Of Debian's package: decided by its version, never by files or by the
+/// release's name (trap 12).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Generation {
     /// 1.2 with a sysv script that reads /etc/default/portsentry (Debian 11, 12).
@@ -15,7 +17,13 @@ pub enum Generation {
     UnitModes,
     /// 2.0: one process, no modes (Debian 14).
     OneProcess,
+    /// The one built into this program. It reads what 2.0 reads, at places of its own, so that the package's conffiles
+    /// stay the package's.
+    Embedded,
 }
+
+/// What runs the built-in portsentry.
+pub const EMBEDDED_UNIT: &str = "harden-portsentry.service";
 
 impl Generation {
     /// The generation of a Debian package version such as `1.2-14+b1`.
@@ -44,28 +52,61 @@ impl Generation {
         match self {
             Generation::UnitModes => &["portsentry@atcp.service", "portsentry@audp.service"],
             Generation::SysvModes | Generation::OneProcess => &["portsentry.service"],
+            Generation::Embedded => &[EMBEDDED_UNIT],
         }
+    }
+
+    /// Its configuration.
+    pub fn conf(self) -> &'static str {
+        match self {
+            Generation::Embedded => "/etc/harden-portsentry/portsentry.conf",
+            _ => "/etc/portsentry/portsentry.conf",
+        }
+    }
+
+    /// How its daemon reads its files.
+    pub fn dialect(self) -> Dialect {
+        if self.is_1_2() { Dialect::V1 } else { Dialect::V2 }
     }
 
     /// Where its daemon writes the hosts that it caught, as this program configures it.
     pub fn history(self) -> &'static str {
-        match self {
-            Generation::OneProcess => "/var/log/portsentry.log",
-            _ => "/var/lib/portsentry/portsentry.history",
-        }
+        if self.is_1_2() { "/var/lib/portsentry/portsentry.history" } else { "/var/log/portsentry.log" }
     }
 
     /// The file that an administrator edits to name hosts that are never blocked.
     pub fn ignore_list(self) -> &'static str {
+        if self.is_1_2() { "/etc/portsentry/portsentry.ignore.static" } else { self.daemons_ignore_list() }
+    }
+
+    /// The list that its daemon reads: the same, but for 1.2, whose package builds it from that one at each start.
+    pub fn daemons_ignore_list(self) -> &'static str {
         match self {
-            Generation::OneProcess => "/etc/portsentry/portsentry.ignore",
-            _ => "/etc/portsentry/portsentry.ignore.static",
+            Generation::Embedded => "/etc/harden-portsentry/portsentry.ignore",
+            _ => "/etc/portsentry/portsentry.ignore",
         }
     }
 
-    /// Whether it sees IPv6 at all (trap 29).
+    /// Where its daemon notes whom it blocked, as this program configures it; 1.2 has a file a mode, at a fixed place.
+    ///
+    /// 2.0 keeps it over restarts and never blocks again what stands in it (trap 18), stock in /tmp, where it follows
+    /// anybody's link (trap 22). Below /run it goes with the rules that it is about.
+    pub fn blocked_file(self) -> Option<&'static str> {
+        match self {
+            Generation::SysvModes | Generation::UnitModes => None,
+            Generation::OneProcess => Some("/run/portsentry/portsentry.blocked"),
+            Generation::Embedded => Some("/run/harden-portsentry/portsentry.blocked"),
+        }
+    }
+
+    /// Whether it is 1.2: modes, a process for each, an ignore list that is built.
+    pub fn is_1_2(self) -> bool {
+        matches!(self, Generation::SysvModes | Generation::UnitModes)
+    }
+
+    /// Whether it sees IPv6 (trap 29), and scans that the firewall drops (trap 11).
     pub fn sees_ipv6(self) -> bool {
-        self == Generation::OneProcess
+        !self.is_1_2()
     }
 }
 
@@ -82,8 +123,6 @@ pub struct Release {
 pub struct Facts {
     pub release: Release,
     pub packages: Packages,
-    /// Of the installed portsentry.
-    pub generation: Option<Generation>,
     pub manager: ServiceManager,
     pub units: Units,
     pub processes: Vec<Process>,
@@ -106,13 +145,14 @@ const PACKAGES: [&str; 10] = [
     "harden-portsentry",
 ];
 
-const UNITS: [&str; 6] = [
+const UNITS: [&str; 7] = [
     "portsentry.service",
     "portsentry@atcp.service",
     "portsentry@audp.service",
     "portsentry@tcp.service",
     "portsentry@udp.service",
     "fail2ban.service",
+    EMBEDDED_UNIT,
 ];
 
 impl Facts {
@@ -123,14 +163,12 @@ impl Facts {
     pub fn read(host: &Host) -> Result<Facts> {
         let release = Release::read(host)?;
         let packages = Packages::ask(host, &PACKAGES)?;
-        let generation = packages.get("portsentry").map(|package| Generation::of(&package.version)).transpose()?;
         let manager = host.service_manager();
         let units = host.units(&manager, &UNITS)?;
-        let processes = if host.is_live() { Process::named(&["portsentry", "fail2ban-server"]) } else { Vec::new() };
+        let processes = if host.is_live() { Facts::processes_now() } else { Vec::new() };
         Ok(Facts {
             release,
             packages,
-            generation,
             manager,
             units,
             processes,
@@ -140,15 +178,41 @@ impl Facts {
         })
     }
 
-    /// The running portsentry processes.
+    /// The processes that any decision looks at; of this program those that watch, not the one that asks.
+    pub fn processes_now() -> Vec<Process> {
+        let mut found = Process::named(&["portsentry", "fail2ban-server", "harden-portsentry"]);
+        found.retain(|process| process.program() != "harden-portsentry" || is_embedded(process));
+        found
+    }
+
+    /// The running processes of Debian's portsentry.
     pub fn portsentries(&self) -> impl Iterator<Item = &Process> {
         self.processes.iter().filter(|process| process.program() == "portsentry")
+    }
+
+    /// The running processes of the built-in portsentry.
+    pub fn embedded(&self) -> impl Iterator<Item = &Process> {
+        self.processes.iter().filter(|process| is_embedded(process))
+    }
+
+    /// The running processes of the portsentry of this generation.
+    pub fn daemons(&self, generation: Generation) -> impl Iterator<Item = &Process> {
+        let embedded = generation == Generation::Embedded;
+        self.processes
+            .iter()
+            .filter(move |process| if embedded { is_embedded(process) } else { process.program() == "portsentry" })
     }
 
     /// The running fail2ban server.
     pub fn fail2ban(&self) -> Option<&Process> {
         self.processes.iter().find(|process| process.program() == "fail2ban-server")
     }
+}
+
+/// `harden-portsentry daemon …`.
+fn is_embedded(process: &Process) -> bool {
+    let command = process.words.iter().skip(1).find(|word| !word.starts_with('-'));
+    process.program() == "harden-portsentry" && command.is_some_and(|word| word == "daemon")
 }
 
 impl Release {
@@ -196,5 +260,18 @@ mod tests {
             assert_eq!(Generation::of(version).unwrap(), generation, "{version}");
         }
         assert!(Generation::of("3.0-1").is_err());
+    }
+
+    #[test]
+    fn whoever_asks_is_not_taken_for_the_one_that_watches() {
+        let process = |line: &str| {
+            let words = line.split(' ').map(str::to_owned).collect();
+            Process { pid: 1, words, started: 0.0 }
+        };
+        let conf = Generation::Embedded.conf();
+        assert!(is_embedded(&process(&format!("/usr/local/sbin/harden-portsentry daemon -c {conf}"))));
+        for other in ["harden-portsentry verify", "harden-portsentry -q apply --yes", "/usr/sbin/portsentry daemon"] {
+            assert!(!is_embedded(&process(other)), "{other}");
+        }
     }
 }

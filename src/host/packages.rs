@@ -109,8 +109,8 @@ pub struct Candidate {
 /// What to tell a person whose apt has no such package, though its lists are there.
 pub fn no_such_package(name: &str) -> anyhow::Error {
     let engine = if name == "portsentry" {
-        ".\nIf this Debian should have it, look at /etc/apt/sources.list and try again; if not, --engine package cannot serve \
-         this host. An engine that needs no package (--engine embedded) is not part of this version yet"
+        ".\nIf this Debian should have it, look at /etc/apt/sources.list and try again. If not, use --engine embedded: the \
+         portsentry built into this program, which needs only nftables and iptables"
     } else {
         "; look at /etc/apt/sources.list and try again"
     };

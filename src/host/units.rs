@@ -26,7 +26,7 @@ pub struct UnitState {
     pub load: String,
     /// `active`, `inactive`, `failed`, `activating`.
     pub active: String,
-    /// `enabled`, `disabled`, `generated`, `masked`, `static`; empty for a missing unit.
+    /// `enabled`, `disabled`, `generated` (a sysv script that is on), `masked`, `static`; empty for a missing unit.
     pub enabled: String,
     pub main_pid: u32,
     /// Automatic restarts since the unit was started by hand.
@@ -40,6 +40,10 @@ pub type Units = BTreeMap<String, UnitState>;
 
 const PROPERTIES: &str = "Id,LoadState,ActiveState,UnitFileState,MainPID,NRestarts,NeedDaemonReload";
 const WANTS: &str = "/etc/systemd/system/multi-user.target.wants";
+/// Where units are looked for, those of packages first.
+const HOMES: [&str; 3] = ["/usr/lib/systemd/system", "/lib/systemd/system", "/etc/systemd/system"];
+/// The runlevels in which a sysv script is to run; systemd looks at their links, too.
+const RUNLEVELS: [u8; 4] = [2, 3, 4, 5];
 
 impl Host {
     /// What starts services on this host.
@@ -77,17 +81,59 @@ impl Host {
         Ok(names
             .iter()
             .zip(output.stdout.split("\n\n"))
-            .map(|(&name, block)| (name.to_owned(), parse_show(block)))
+            .map(|(&name, block)| (name.to_owned(), self.with_sysv_links(name, parse_show(block))))
             .collect())
     }
 
+    /// systemd calls a unit that it made from a script `generated`, whether its links turn it on or off.
+    fn with_sysv_links(&self, unit: &str, mut state: UnitState) -> UnitState {
+        let links = self.sysv_links(unit);
+        if state.enabled == "generated" && !links.is_empty() && !links.iter().any(|(on, _)| *on) {
+            state.enabled = "disabled".to_owned();
+        }
+        state
+    }
+
+    /// The runlevel links of a unit's sysv script, each with whether it turns the script on: `S01name` or `K01name`.
+    fn sysv_links(&self, unit: &str) -> Vec<(bool, PathBuf)> {
+        let script = unit.trim_end_matches(".service");
+        let directories = RUNLEVELS.map(|level| format!("/etc/rc{level}.d"));
+        let links = directories.iter().flat_map(|directory| {
+            self.list(directory).into_iter().filter_map(move |name| {
+                let on = name.starts_with('S');
+                let numbered = name.strip_prefix(['S', 'K'])?.trim_start_matches(|digit: char| digit.is_ascii_digit());
+                (numbered == script).then(|| (on, Path::new(directory).join(&name)))
+            })
+        });
+        links.collect()
+    }
+
+    /// Turns the sysv script of `unit` on or off as update-rc.d does: by the first letter of its links. A script that is
+    /// on in one runlevel counts as on, for then an administrator chose the others; one without links is left alone.
+    ///
+    /// # Errors
+    /// A link cannot be changed.
+    pub fn turn_sysv_links(&self, unit: &str, on: bool) -> Result<()> {
+        let links = self.sysv_links(unit);
+        if on == links.iter().any(|(is_on, _)| *is_on) {
+            return Ok(());
+        }
+        for (_, path) in links.iter().filter(|(is_on, _)| *is_on != on) {
+            let (Some(link), Some(name)) = (self.link(path), path.file_name().and_then(|name| name.to_str())) else {
+                continue;
+            };
+            let turned = format!("{}{}", if on { 'S' } else { 'K' }, &name[1..]);
+            self.make_link(&Link { path: path.with_file_name(turned), target: link.target })?;
+            self.remove(path)?;
+        }
+        self.reload_units()
+    }
+
     fn unit_by_links(&self, name: &str) -> UnitState {
-        let template = name.split_once('@').map(|(stem, _)| format!("{stem}@.service"));
-        let file = template.as_deref().unwrap_or(name);
-        let places = ["/etc/systemd/system", "/lib/systemd/system", "/usr/lib/systemd/system"];
-        let found = places.iter().find(|place| self.exists(&format!("{place}/{file}")));
-        let masked = places.iter().any(|place| {
-            self.link(&Path::new(place).join(file)).is_some_and(|link| link.target == Path::new("/dev/null"))
+        let file = unit_file(name);
+        let found = HOMES.iter().find(|place| self.exists(&format!("{place}/{file}")));
+        let masked = HOMES.iter().any(|place| {
+            self.link(&Path::new(place).join(&file)).is_some_and(|link| link.target == Path::new("/dev/null"))
         });
         let wanted = self.link(&Path::new(WANTS).join(name)).is_some();
         let stem = name.trim_end_matches(".service");
@@ -98,7 +144,8 @@ impl Host {
             (false, None) if sysv => ("loaded", "generated"),
             (false, None) => ("not-found", ""),
         };
-        UnitState { load: load.to_owned(), enabled: enabled.to_owned(), ..UnitState::default() }
+        let state = UnitState { load: load.to_owned(), enabled: enabled.to_owned(), ..UnitState::default() };
+        self.with_sysv_links(name, state)
     }
 
     /// Enables or disables `unit` for the next boot.
@@ -107,6 +154,10 @@ impl Host {
     /// systemctl's own words, or a link that cannot be changed.
     pub fn set_enabled(&self, unit: &str, on: bool) -> Result<()> {
         let link = self.wants_link(unit);
+        let has_unit = HOMES.iter().any(|home| self.exists(&format!("{home}/{}", unit_file(unit))));
+        if !has_unit && !self.sysv_links(unit).is_empty() {
+            return self.turn_sysv_links(unit, on);
+        }
         if self.service_manager() == ServiceManager::Systemd {
             let verb = if on { "enable" } else { "disable" };
             let output = Invocation::new("systemctl", &[verb, unit]).run()?;
@@ -126,11 +177,9 @@ impl Host {
 
     /// The link in multi-user.target.wants that enables `unit`.
     pub fn wants_link(&self, unit: &str) -> Link {
-        let file = unit.split_once('@').map_or(unit.to_owned(), |(stem, _)| format!("{stem}@.service"));
-        let home = ["/usr/lib/systemd/system", "/lib/systemd/system"]
-            .into_iter()
-            .find(|home| self.exists(&format!("{home}/{file}")))
-            .unwrap_or("/lib/systemd/system");
+        let file = unit_file(unit);
+        let home =
+            HOMES.into_iter().find(|home| self.exists(&format!("{home}/{file}"))).unwrap_or("/lib/systemd/system");
         Link { path: PathBuf::from(WANTS).join(unit), target: Path::new(home).join(file) }
     }
 
@@ -177,6 +226,9 @@ impl Host {
                 let name = unit.trim_end_matches(".service");
                 let script = format!("/etc/init.d/{name}");
                 if !self.exists(&script) {
+                    if verb == "stop" {
+                        return Ok(()); // what has no script was not started by one
+                    }
                     bail!("cannot {verb} {name}: there is no systemd and no {script}");
                 }
                 let output = Invocation::new("service", &[name, verb]).within(limit).run()?;
@@ -203,6 +255,11 @@ impl Host {
     }
 }
 
+/// The name of the file that describes `unit`: its template's, for an instance.
+fn unit_file(unit: &str) -> String {
+    unit.split_once('@').map_or(unit.to_owned(), |(stem, _)| format!("{stem}@.service"))
+}
+
 fn parse_show(block: &str) -> UnitState {
     let get = |key: &str| {
         block.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('=')).unwrap_or_default().to_owned()
@@ -214,5 +271,54 @@ fn parse_show(block: &str) -> UnitState {
         main_pid: get("MainPID").parse().unwrap_or(0),
         restarts: get("NRestarts").parse().unwrap_or(0),
         needs_reload: get("NeedDaemonReload") == "yes",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    /// A root directory with these links in /etc/rcN.d, all to the same script.
+    fn with_links(names: &[&str]) -> (tempfile::TempDir, Host) {
+        let root = tempfile::tempdir().unwrap();
+        for name in names {
+            let path = root.path().join("etc").join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::os::unix::fs::symlink("../init.d/portsentry", path).unwrap();
+        }
+        fs::create_dir_all(root.path().join("etc/init.d")).unwrap();
+        fs::write(root.path().join("etc/init.d/portsentry"), "#!/bin/sh\n").unwrap();
+        let host = Host::new(root.path()).unwrap();
+        (root, host)
+    }
+
+    fn links(host: &Host) -> Vec<String> {
+        let found = host.sysv_links("portsentry.service").into_iter();
+        found.map(|(_, path)| path.display().to_string().replace("/etc/", "")).collect()
+    }
+
+    #[test]
+    fn a_sysv_script_is_turned_off_and_on_by_the_names_of_its_links() {
+        let before = ["rc2.d/S01portsentry", "rc3.d/S12portsentry"];
+        let (_root, host) = with_links(&[&before[..], &["rc2.d/S01portsentry-other", "rc6.d/K01portsentry"]].concat());
+        let state = || host.unit_by_links("portsentry.service").enabled;
+        assert_eq!((links(&host), state()), (before.map(str::to_owned).to_vec(), "generated".to_owned()));
+        host.set_enabled("portsentry.service", false).unwrap();
+        assert_eq!(links(&host), ["rc2.d/K01portsentry", "rc3.d/K12portsentry"]);
+        assert_eq!(state(), "disabled");
+        host.set_enabled("portsentry.service", true).unwrap();
+        assert_eq!((links(&host), state()), (before.map(str::to_owned).to_vec(), "generated".to_owned()));
+        assert!(host.link(Path::new("/etc/rc2.d/S01portsentry-other")).is_some(), "it is another script's");
+    }
+
+    #[test]
+    fn runlevels_that_an_administrator_chose_stay_chosen() {
+        let chosen = ["rc2.d/K01portsentry", "rc3.d/S01portsentry"];
+        let (_root, host) = with_links(&chosen);
+        host.set_enabled("portsentry.service", true).unwrap();
+        assert_eq!(links(&host), chosen);
+        assert_eq!(host.unit_by_links("portsentry.service").enabled, "generated");
     }
 }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 
 use crate::history;
-use crate::host::{CommandOutput, Host, Invocation, Packages, RuleList, ServiceManager};
+use crate::host::{CommandOutput, EMBEDDED_UNIT, Host, Invocation, Packages, RuleList, ServiceManager};
 use crate::syntax::address_list::AddressList;
 use crate::syntax::hosts_access::HostsAccess;
 
@@ -304,7 +304,9 @@ impl<'a> Undo<'a> {
         if live {
             self.release_bans();
             // Nothing may block anybody while blocks are being lifted.
-            for (unit, ..) in self.units.iter().filter(|(unit, ..)| unit.starts_with("portsentry")) {
+            for (unit, ..) in
+                self.units.iter().filter(|(unit, ..)| unit.starts_with("portsentry") || unit == EMBEDDED_UNIT)
+            {
                 try_to(self.host.stop(unit), &mut outcome.problems);
             }
         }
@@ -327,6 +329,7 @@ impl<'a> Undo<'a> {
         for (unit, enabled, _) in &self.units {
             match enabled.as_str() {
                 "enabled" => try_to(self.host.set_enabled(unit, true), &mut outcome.problems),
+                "generated" => try_to(self.host.turn_sysv_links(unit, true), &mut outcome.problems),
                 "disabled" | "" => try_to(self.host.set_enabled(unit, false), &mut outcome.problems),
                 _ => {}
             }

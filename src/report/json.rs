@@ -22,7 +22,9 @@ pub struct Report {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     settings: Vec<SettingReport>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    response: Option<ResponseReport>,
+    engine: Option<ChoiceReport>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    response: Option<ChoiceReport>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     steps: Vec<StepReport>,
     files: Vec<FileReport>,
@@ -56,7 +58,7 @@ struct SettingReport {
 }
 
 #[derive(Debug, Serialize)]
-struct ResponseReport {
+struct ChoiceReport {
     asked: String,
     chosen: String,
     fallback: Option<String>,
@@ -165,7 +167,12 @@ impl Report {
             row("fail2ban", settings.fail2ban.value.to_string(), settings.fail2ban.origin.to_string()),
             row("bantime", settings.bantime.value.for_fail2ban(), settings.bantime.origin.to_string()),
         ];
-        report.response = Some(ResponseReport {
+        report.engine = Some(ChoiceReport {
+            asked: settings.engine.value.to_string(),
+            chosen: context.offer.engine.to_string(),
+            fallback: context.offer.fallback.clone(),
+        });
+        report.response = Some(ChoiceReport {
             asked: settings.response.value.to_string(),
             chosen: context.chosen.response.to_string(),
             fallback: context.chosen.fallback.clone(),
@@ -193,6 +200,7 @@ impl Report {
             root,
             host: None,
             settings: Vec::new(),
+            engine: None,
             response: None,
             steps: Vec::new(),
             files: Vec::new(),
@@ -256,6 +264,7 @@ fn generation(generation: Generation) -> &'static str {
         Generation::SysvModes => "1.2-sysv",
         Generation::UnitModes => "1.2-units",
         Generation::OneProcess => "2.0",
+        Generation::Embedded => "embedded",
     }
 }
 

@@ -8,6 +8,7 @@ use crate::article::Described;
 use crate::checks::{Check, Outcome, count};
 use crate::host::{Host, age};
 use crate::plan::{Change, FileChange, Note, Plan, Step, UnitAction};
+use crate::settings::Engine;
 
 use super::unified;
 
@@ -44,6 +45,7 @@ impl Page {
         let context = &described.context;
         let facts = context.facts;
         let portsentry = match (facts.packages.get("portsentry"), &context.version) {
+            (Some(package), None) => format!("portsentry {}, to be left for the embedded one", package.version),
             (Some(package), _) => format!("portsentry {}", package.version),
             (None, Some(version)) => format!("portsentry not installed (apt has {version})"),
             (None, None) => "portsentry not installed".to_owned(),
@@ -73,11 +75,14 @@ impl Page {
             }
         });
         rows.push(("response", context.chosen.response.to_string(), why));
+        let engine = context.offer.fallback.clone().unwrap_or(settings.engine.origin.to_string());
+        if verbose || context.offer.engine == Engine::Embedded {
+            rows.push(("engine", context.offer.engine.to_string(), engine));
+        }
         if verbose {
             rows.push(("address", settings.lan.address.value.to_string(), settings.lan.address.origin.to_string()));
             rows.push(("netmask", format!("/{}", settings.lan.prefix.value), settings.lan.prefix.origin.to_string()));
             rows.push(("gateway", settings.lan.gateway.value.to_string(), settings.lan.gateway.origin.to_string()));
-            rows.push(("engine", "package".to_owned(), settings.engine.origin.to_string()));
             rows.push((
                 "resolve_host",
                 settings.resolve_host.value.to_string(),

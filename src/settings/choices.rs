@@ -10,12 +10,22 @@ use serde::Deserialize;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Engine {
-    /// Debian's package where apt has it
+    /// Debian's package where apt has it, else the embedded one
     Auto,
     /// Debian's package
     Package,
-    /// the one built into this program (not in this version yet)
+    /// the one built into this program: sees IPv6 and what the firewall drops, on every Debian
     Embedded,
+}
+
+impl fmt::Display for Engine {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(match self {
+            Engine::Auto => "auto",
+            Engine::Package => "package",
+            Engine::Embedded => "embedded",
+        })
+    }
 }
 
 /// What a blocked host meets.

@@ -118,12 +118,6 @@ impl Settings {
             ));
         }
         let engine = flag(flags.engine, "--engine").unwrap_or(policy.engine);
-        if engine.value == Engine::Embedded {
-            bail!(
-                "the embedded engine ({}) is not part of this version yet; use --engine package, the portsentry of Debian",
-                engine.origin
-            );
-        }
         Ok(Loaded::Complete(Box::new(Settings {
             lan,
             engine,

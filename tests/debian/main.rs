@@ -8,6 +8,7 @@ mod article;
 mod attacker;
 mod bed;
 mod containers;
+mod engine;
 mod files;
 mod flow;
 mod kernel;
@@ -99,6 +100,7 @@ debian! {
         kill::a_kill_inside_dpkg_is_mended
     }
     debian_13, Trixie: {
+        engine::where_apt_has_no_portsentry_the_embedded_one_takes_its_place
         flow::fresh_to_undo
         flow::undo_with_the_packages_leaves_no_trace
         flow::it_installs_itself_where_it_stays

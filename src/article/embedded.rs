@@ -1,0 +1,68 @@
+//! What the built-in portsentry has of its own: a configuration, an ignore list, a unit. All of it goes when Debian's
+//! package takes over again.
+
+use std::path::Path;
+
+use anyhow::{Context as _, Result};
+use askama::Template;
+
+use crate::host::{EMBEDDED_UNIT, Generation};
+use crate::plan::{Content, Draft, FileKind, Step};
+use crate::syntax::address_list::AddressList;
+
+use super::{Context, in_file, remove_ours, variables};
+
+/// What portsentry.conf begins as; its keys are set like those of a package's.
+pub const CONF: &[u8] = include_bytes!("../../templates/portsentry.conf");
+/// What the ignore list begins as.
+pub const IGNORE_LIST: &[u8] = include_bytes!("../../templates/portsentry.ignore");
+
+const UNIT: &str = "/etc/systemd/system/harden-portsentry.service";
+/// nftables.service begins by flushing every table, and the one that picks the packets with them.
+const DROP_IN: &str = "/etc/systemd/system/nftables.service.d/harden-portsentry-table.conf";
+
+#[derive(Template)]
+#[template(path = "harden-portsentry.service", escape = "none")]
+struct Service<'a> {
+    program: &'a str,
+    conf: &'a str,
+}
+
+/// What it reads at its start, the program itself included.
+pub fn reads(context: &Context) -> Vec<&'static str> {
+    let own = Generation::Embedded;
+    vec![own.conf(), own.ignore_list(), UNIT, variables::place(context)]
+}
+
+/// Plans its unit.
+pub fn put_unit(context: &Context, draft: &mut Draft, step: &mut Step) -> Result<()> {
+    let service = Service { program: variables::place(context), conf: Generation::Embedded.conf() };
+    let mut text = service.render().context("cannot fill a template")?;
+    text.push('\n'); // askama drops the last one
+    let why = "runs the portsentry built into this program";
+    step.file(draft.put(Path::new(UNIT), text.as_bytes(), 0o644, FileKind::Whole, why)?);
+    let text = include_bytes!("../../templates/nftables-embedded.conf");
+    let why = "it flushes the table that picks the packets";
+    step.file(draft.put(Path::new(DROP_IN), text, 0o644, FileKind::Whole, why)?);
+    Ok(())
+}
+
+/// Plans that all of it goes, but for what others wrote into the ignore list.
+pub fn remove(draft: &mut Draft, step: &mut Step) -> Result<()> {
+    let why = format!("it is for {EMBEDDED_UNIT}, and Debian's portsentry watches instead");
+    for path in [UNIT, DROP_IN, Generation::Embedded.conf()] {
+        remove_ours(draft, path, &why, step)?;
+    }
+    let path = Generation::Embedded.ignore_list();
+    if let Content::Bytes(bytes) = draft.content(Path::new(path))? {
+        let mut list = AddressList::parse(&bytes);
+        list.set_marked(&[]).map_err(|error| in_file(path, error))?;
+        let left = list.to_bytes();
+        step.file(if left == IGNORE_LIST {
+            draft.remove(Path::new(path), &why)?
+        } else {
+            draft.put(Path::new(path), &left, 0o644, FileKind::AddressList, &why)?
+        });
+    }
+    Ok(())
+}
