@@ -1,7 +1,7 @@
 //! Into the background, as 1.2 goes by itself and 2.0 with -D: the caller gets its shell back once the daemon watches.
 
+use std::fs::File;
 use std::io::{Read, Write};
-use std::os::fd::AsRawFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 
 use anyhow::{Context, Result, bail};
@@ -52,6 +52,9 @@ pub fn tell_ready() {
         && let Ok(mut stream) = UnixStream::connect(path)
     {
         let _ = stream.write_all(b"watching\n");
-        let _ = stream.as_raw_fd();
+        // Until now it had the caller's stderr, to say what is wrong; held on to, the caller's pipe would never end.
+        if let Ok(null) = File::options().write(true).open("/dev/null") {
+            let _ = rustix::stdio::dup2_stderr(&null);
+        }
     }
 }

@@ -184,7 +184,7 @@ fn a_route_that_cannot_be_made() {
 #[test]
 fn a_command_that_hangs_does_not_hide_the_next_scanner() {
     let subject = subject();
-    subject.configure("BLOCK_TCP=\"1\"\nBLOCK_UDP=\"0\"\nSCAN_TRIGGER=\"0\"\nKILL_ROUTE=\"sleep 15\"\n");
+    subject.configure("BLOCK_TCP=\"1\"\nBLOCK_UDP=\"0\"\nSCAN_TRIGGER=\"0\"\nKILL_ROUTE=\"sleep 15; true $TARGET$\"\n");
     subject.start();
     subject.scan("203.0.113.9", "-sS -p 11");
     subject.wait_until("the command", || subject.run("pgrep -f '[s]leep 15'").status == 0);
@@ -212,7 +212,7 @@ fn a_blocked_host_is_remembered_over_a_restart_by_the_second_and_not_by_the_firs
         subject.blocked_file().contains(if subject.generation == First { "Host" } else { "cb007109" })
     });
     subject.stop();
-    subject.run("journalctl --rotate --quiet; journalctl --vacuum-time=1s --quiet");
+    subject.forget_log();
     subject.start();
     subject.scan("203.0.113.9", "-sS -p 12");
     match subject.generation {

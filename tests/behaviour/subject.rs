@@ -67,7 +67,12 @@ impl Subject {
     fn clean(&self) {
         self.run("pkill -x portsentry; nft flush ruleset; for i in $(seq 100); do pgrep -x portsentry >/dev/null || break; sleep 0.05; done");
         self.run(&format!("rm -rf {PLACE}; mkdir -p {PLACE}; cp /root/hosts.deny.stock /etc/hosts.deny; : >{PLACE}/ignore; : >{PLACE}/ran"));
-        self.run("journalctl --rotate --quiet; journalctl --vacuum-time=1s --quiet");
+        self.forget_log();
+    }
+
+    /// What was logged until now is not looked at any more.
+    pub fn forget_log(&self) {
+        self.ok("journalctl --sync; journalctl -n 1 --show-cursor --quiet | sed -n 's/^-- cursor: //p' >/root/cursor; : >/t/out");
     }
 
     pub fn run(&self, command: &str) -> Output {
@@ -151,7 +156,7 @@ impl Subject {
     /// What it has logged so far.
     pub fn log(&self) -> Vec<String> {
         let text = match self.generation {
-            First => self.run("journalctl -o cat -t portsentry --quiet").stdout,
+            First => self.run("journalctl --after-cursor=\"$(cat /root/cursor)\" -o cat -t portsentry --quiet").stdout,
             Second => self.run(&format!("cat {PLACE}/out")).stdout,
         };
         text.lines().map(str::to_owned).collect()
