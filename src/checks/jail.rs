@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use anyhow::Result;
 
 use crate::article::Context;
-use crate::host::{CommandOutput, Invocation, RuleList, ServiceManager};
+use crate::host::{CommandOutput, Invocation, RuleList, ServiceManager, blocking_tables};
 
 use super::{APPLY, Check};
 
@@ -133,7 +133,7 @@ fn bans(context: &Context, status: &str) -> Check {
     let Ok(rules) = RuleList::ask_both(context.host) else {
         return Check::skip(id, "whether the bans are in the firewall: iptables may not list its rules here");
     };
-    let nft = Invocation::new("nft", &["list", "ruleset"]).run().map(|output| output.stdout).unwrap_or_default();
+    let nft = blocking_tables();
     let free: Vec<String> = banned
         .iter()
         .filter(|address| rules[usize::from(address.is_ipv6())].about(**address).next().is_none())

@@ -70,6 +70,27 @@ fn nft_input_drops(host: &Host) -> bool {
     })
 }
 
+/// What nftables holds, as text, without the tables by which the embedded portsentry only watches: these name
+/// everybody who was seen. Empty where there is no nft.
+pub fn blocking_tables() -> String {
+    let listed = Invocation::new("nft", &["list", "ruleset"]).run().map(|output| output.stdout).unwrap_or_default();
+    without_watching(&listed)
+}
+
+fn without_watching(ruleset: &str) -> String {
+    let mut watching = false;
+    let mut kept = String::new();
+    for line in ruleset.lines() {
+        watching |= line.starts_with("table inet harden_portsentry");
+        if !watching {
+            kept.push_str(line);
+            kept.push('\n');
+        }
+        watching &= line != "}";
+    }
+    kept
+}
+
 impl RuleList {
     /// The rules of all chains of the filter table; none where the family's program is missing, or in an image.
     ///
@@ -147,6 +168,12 @@ impl Host {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_was_only_seen_is_not_taken_for_blocked() {
+        let ruleset = "table ip a {\n\tset x {\n\t}\n}\ntable inet harden_portsentry_atcp {\n\tset seen {\n\t\telements = { 203.0.113.9 }\n\t}\n}\ntable ip b {\n}\n";
+        assert_eq!(without_watching(ruleset), "table ip a {\n\tset x {\n\t}\n}\ntable ip b {\n}\n");
+    }
 
     #[test]
     fn an_address_is_not_taken_for_its_neighbour() {

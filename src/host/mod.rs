@@ -26,7 +26,7 @@ pub use chaos::{ChaosSupport, kernel_release, secure_boot};
 pub use commands::{CommandOutput, Detached, Invocation, start_detached};
 pub use facts::{EMBEDDED_UNIT, Facts, Generation, Release};
 pub use files::{FileState, Link, sibling_for_writing};
-pub use firewall::{Backend, Firewall, RuleList, program as iptables};
+pub use firewall::{Backend, Firewall, RuleList, blocking_tables, program as iptables};
 pub use lock::Lock;
 pub use network::{Network, SourcedAddress};
 pub use nflog::nflog_groups;

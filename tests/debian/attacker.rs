@@ -34,9 +34,10 @@ impl Bed {
             .contains("closed")
     }
 
-    /// All rules of the box, of whatever tool is there.
+    /// All rules of the box, of whatever tool is there; without the table that only watches, which names whom it saw.
     pub fn firewall(&self) -> String {
-        self.ok("for tool in 'iptables -S' 'ip6tables -S' 'nft list ruleset'; do ! command -v ${tool%% *} >/dev/null || $tool; done; true")
+        self.ok("for tool in 'iptables -S' 'ip6tables -S'; do ! command -v ${tool%% *} >/dev/null || $tool; done
+                 ! command -v nft >/dev/null || nft list tables | grep -v harden_portsentry | while read -r table; do nft list $table; done; true")
     }
 
     /// Whether a rule or a set of the firewall names the address.
@@ -53,7 +54,10 @@ impl Bed {
     /// Until portsentry has opened its sockets: before that a scan is not seen by anyone.
     #[track_caller]
     pub fn wait_until_it_listens(&self) {
-        let listening = if self.suite.has_portsentry_1() {
+        let listening = if self.suite.units() == ["harden-portsentry.service"] {
+            // its table is there and the kernel has a reader of what that hands up
+            "nft list table inet harden_portsentry >/dev/null && grep -q . /proc/net/netfilter/nfnetlink_log"
+        } else if self.suite.has_portsentry_1() {
             // both modes hold a raw socket, visible by protocol (1.2 opens one of TCP and one of UDP)
             "test $(tail -q -n +2 /proc/net/raw | wc -l) -ge 2"
         } else {

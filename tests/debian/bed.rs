@@ -1,5 +1,6 @@
 //! A real Debian in a box, and an attacker on its wire: `tests/testbed/box` as a value that cleans up.
 
+use std::cell::Cell;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -38,20 +39,47 @@ pub enum Suite {
 }
 pub use Suite::{Bookworm, Bullseye, Forky, Trixie};
 
+/// Which portsentry the machines of a test get.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Engine {
+    /// Debian's.
+    Package,
+    /// The one built into the program.
+    Embedded,
+}
+
+thread_local! {
+    static ENGINE: Cell<Engine> = const { Cell::new(Engine::Package) };
+}
+
+/// Runs `test`, which a thread has to itself, with machines of that engine.
+pub fn with_engine(engine: Engine, test: impl FnOnce()) {
+    ENGINE.set(engine);
+    test();
+}
+
+fn is_embedded() -> bool {
+    ENGINE.get() == Engine::Embedded
+}
+
 impl Suite {
     /// portsentry 1.2's configuration and history, as on all but Debian 14.
     pub fn has_portsentry_1(self) -> bool {
-        self != Forky
+        self != Forky && !is_embedded()
     }
 
     /// Where the stock portsentry of this Debian writes its history.
     pub fn history(self) -> &'static str {
-        if self == Forky { "/var/log/portsentry.log" } else { "/var/lib/portsentry/portsentry.history" }
+        if self.has_portsentry_1() { "/var/lib/portsentry/portsentry.history" } else { "/var/log/portsentry.log" }
     }
 
     /// The units that apply leaves enabled and running.
     pub fn units(self) -> &'static [&'static str] {
-        if self == Trixie { &["portsentry@atcp.service", "portsentry@audp.service"] } else { &["portsentry.service"] }
+        match self {
+            _ if is_embedded() => &["harden-portsentry.service"],
+            Trixie => &["portsentry@atcp.service", "portsentry@audp.service"],
+            _ => &["portsentry.service"],
+        }
     }
 }
 
@@ -243,7 +271,15 @@ impl Bed {
     pub fn with_program(self) -> Bed {
         self.put(program(), PROGRAM);
         self.ok(&format!("chmod 755 {PROGRAM}"));
-        self.with_config(CONFIG_ENV)
+        self.with_policy().with_config(CONFIG_ENV)
+    }
+
+    /// The policy.toml of a test's engine; Debian's portsentry needs none.
+    pub fn with_policy(self) -> Bed {
+        if is_embedded() {
+            self.write("/etc/harden-portsentry/policy.toml", "engine = \"embedded\"\n");
+        }
+        self
     }
 
     pub fn with_config(self, config_env: &str) -> Bed {

@@ -56,7 +56,7 @@ pub fn fresh_to_undo(suite: Suite) {
 
     drop(bed);
 
-    let control = Bed::pristine(suite);
+    let control = Bed::pristine(suite).with_policy();
     control.apt(&format!("install {}", installed.join(" ")));
     let stock = etc(&control);
     the_diff_is_the_truth(&diff, &stock, &applied);

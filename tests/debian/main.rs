@@ -20,20 +20,20 @@ mod traps_service;
 mod tree;
 mod upgrade;
 
-/// A module for each Debian with the tests that run there.
+/// A module for each Debian, and engine, with the tests that run there.
 macro_rules! debian {
-    ($($debian:ident, $suite:ident: { $($subject:ident::$test:ident)* })*) => {$(
+    ($($debian:ident, $suite:ident, $engine:ident: { $($subject:ident::$test:ident)* })*) => {$(
         mod $debian {
             $(#[test]
             fn $test() {
-                crate::$subject::$test(crate::bed::$suite);
+                crate::bed::with_engine(crate::bed::Engine::$engine, || crate::$subject::$test(crate::bed::$suite));
             })*
         }
     )*};
 }
 
 debian! {
-    debian_11, Bullseye: {
+    debian_11, Bullseye, Package: {
         flow::fresh_to_undo
         flow::undo_with_the_packages_leaves_no_trace
         flow::it_installs_itself_where_it_stays
@@ -55,7 +55,7 @@ debian! {
         traps_jail::trap_31_a_host_name_cannot_inject
         kill::an_apply_killed_again_and_again_still_ends_and_is_undone
     }
-    debian_12, Bookworm: {
+    debian_12, Bookworm, Package: {
         flow::fresh_to_undo
         flow::undo_with_the_packages_leaves_no_trace
         flow::it_installs_itself_where_it_stays
@@ -99,7 +99,7 @@ debian! {
         kill::an_apply_killed_again_and_again_still_ends_and_is_undone
         kill::a_kill_inside_dpkg_is_mended
     }
-    debian_13, Trixie: {
+    debian_13, Trixie, Package: {
         engine::where_apt_has_no_portsentry_the_embedded_one_takes_its_place
         flow::fresh_to_undo
         flow::undo_with_the_packages_leaves_no_trace
@@ -128,7 +128,7 @@ debian! {
         files::a_symlinked_file_is_followed_and_keeps_all_it_has
         kill::an_apply_killed_again_and_again_still_ends_and_is_undone
     }
-    debian_14, Forky: {
+    debian_14, Forky, Package: {
         flow::fresh_to_undo
         flow::undo_with_the_packages_leaves_no_trace
         flow::it_installs_itself_where_it_stays
@@ -157,5 +157,25 @@ debian! {
         traps_jail::trap_31_a_host_name_cannot_inject
         files::a_symlinked_file_is_followed_and_keeps_all_it_has
         kill::an_apply_killed_again_and_again_still_ends_and_is_undone
+    }
+    embedded_11, Bullseye, Embedded: {
+        flow::fresh_to_undo
+        flow::undo_with_the_packages_leaves_no_trace
+        flow::it_installs_itself_where_it_stays
+    }
+    embedded_12, Bookworm, Embedded: {
+        flow::fresh_to_undo
+        flow::undo_with_the_packages_leaves_no_trace
+        flow::it_installs_itself_where_it_stays
+    }
+    embedded_13, Trixie, Embedded: {
+        flow::fresh_to_undo
+        flow::undo_with_the_packages_leaves_no_trace
+        flow::it_installs_itself_where_it_stays
+    }
+    embedded_14, Forky, Embedded: {
+        flow::fresh_to_undo
+        flow::undo_with_the_packages_leaves_no_trace
+        flow::it_installs_itself_where_it_stays
     }
 }
