@@ -264,11 +264,19 @@ pub fn wait_until(what: &str, mut so: impl FnMut() -> bool) {
 }
 
 /// As `wait_until`, where what is missing changes meanwhile.
-pub fn wait_for(mut so: impl FnMut() -> Result<(), String>) {
+fn wait_for(so: impl FnMut() -> Result<(), String>) {
+    waited(LIMIT, so).unwrap_or_else(|missing| panic!("not within {} s: {missing}", LIMIT.as_secs()));
+}
+
+/// Whether it came to be so; if not, what was missing in the end.
+pub fn waited(limit: Duration, mut so: impl FnMut() -> Result<(), String>) -> Result<(), String> {
     let begin = Instant::now();
-    while let Err(missing) = so() {
-        assert!(begin.elapsed() < LIMIT, "not within {} s: {missing}", LIMIT.as_secs());
-        std::thread::sleep(Duration::from_millis(5));
+    loop {
+        match so() {
+            Err(missing) if begin.elapsed() > limit => return Err(missing),
+            Err(_) => std::thread::sleep(Duration::from_millis(5)),
+            Ok(()) => return Ok(()),
+        }
     }
 }
 

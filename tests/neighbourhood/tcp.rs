@@ -100,6 +100,7 @@ fn answer(mut stream: TcpStream) {
     match how[0] {
         b'c' | b'r' => {
             let _ = stream.write_all(ANSWER);
+            let _ = stream.set_read_timeout(Some(Duration::from_secs(1))); // the client's reset may be lost
             let _ = stream.read(&mut how);
         }
         b's' => drop(stream.write_all(ANSWER)),
@@ -143,7 +144,6 @@ fn converse(to: &str, end: End) {
         End::ClientAborts => {
             stream.read_exact(&mut answer).expect("the answer");
             abort(stream);
-            return;
         }
         End::HalfClosed => {
             stream.shutdown(Shutdown::Write).expect("a connection");

@@ -2,7 +2,7 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddrV6, UdpSocket};
 use std::path::Path;
-use std::sync::mpsc::channel;
+use std::sync::mpsc::{channel, sync_channel};
 use std::time::Duration;
 
 use rustix::net::{AddressFamily, SocketType, ipproto, netdevice, socket};
@@ -21,7 +21,7 @@ pub fn answers_to_nobody(net: &Net, count: usize, six: bool) -> usize {
     }";
     net.nft("host", table);
     std::thread::scope(|scope| {
-        let (gone, is_gone) = channel();
+        let (gone, is_gone) = sync_channel(64); // as many queries as the server has room for while it is slow
         let (ready, is_ready) = channel();
         net.inside(scope, "client", move || {
             let server = UdpSocket::bind((server, 53)).expect("a free port");
