@@ -31,6 +31,7 @@ fn ordinary_traffic_raises_no_alarm_and_every_scan_does() {
             iifname lan ip daddr 192.0.2.1 tcp dport 183 dnat to 10.1.0.2:9;
             iifname lan ip daddr 192.0.2.1 udp dport 154 dnat to 10.1.0.2:53; }; }",
     );
+    let older = tcp::Older::open(&net, 100);
     let daemon = Daemon::watch(&net, "1-65535");
     let over = AtomicBool::new(false);
     let mut wrong = Vec::new();
@@ -41,7 +42,7 @@ fn ordinary_traffic_raises_no_alarm_and_every_scan_does() {
         tcp::server(&net, scope, "box", &[&format!("{BOX}:80")], &over);
         tcp::server(&net, scope, "far", &[&format!("{FAR}:80")], &over);
         tcp::server(&net, scope, "left", &[&format!("{LEFT}:80")], &over);
-        let counts = traffic(&mut net);
+        let counts = traffic(&mut net, older);
         // the scans, while the services are there
         for (number, (words, protocol)) in SCANS.iter().enumerate() {
             let six = words.contains(&"-6");
@@ -73,10 +74,14 @@ fn ordinary_traffic_raises_no_alarm_and_every_scan_does() {
     let history = daemon.history();
     let others = history.about_others(&scanners);
     if !others.is_empty() {
+        let mut others: Vec<(&String, &usize)> = others.iter().collect();
+        others.sort_by_key(|(_, times)| std::cmp::Reverse(**times));
+        let lines: Vec<String> = others.iter().take(40).map(|(what, times)| format!("{times:6}  {what}")).collect();
+        let all: usize = others.iter().map(|(_, times)| **times).sum();
         wrong.push(format!(
-            "{} false alarms, the first of them:\n{}",
+            "{all} false alarms about {} things, the most frequent:\n{}",
             others.len(),
-            others[..others.len().min(40)].join("\n")
+            lines.join("\n")
         ));
     }
     for source in &scanners {
@@ -106,7 +111,7 @@ fn this_test_can_fail() {
 }
 
 /// Everything that is no scan; how many of each kind.
-fn traffic(net: &mut Net) -> BTreeMap<&'static str, usize> {
+fn traffic(net: &mut Net, older: tcp::Older) -> BTreeMap<&'static str, usize> {
     let mut counts = BTreeMap::new();
     let mut count = |kind, number| {
         println!("{number:6}  {kind}");
@@ -138,6 +143,7 @@ fn traffic(net: &mut Net) -> BTreeMap<&'static str, usize> {
     count("routed through the host, refused", tcp::refused(net, "client", FAR, 1000..1200));
     count("bridged through the host", tcp::connections(net, "right", &format!("{LEFT}:80"), &without_idle, 50));
     count("bridged through the host, refused", tcp::refused(net, "right", LEFT, 1000..1200));
+    count("older than the daemon", older.close());
     net.bad_weather();
     count("with loss and disorder", tcp::connections(net, "client", &host, &[End::ClientFirst, End::ServerFirst], 100));
     count("with loss and disorder, uploads", tcp::uploads(net, 100, 20_000));

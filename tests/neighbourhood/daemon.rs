@@ -1,6 +1,6 @@
 //! The program under test, watching the host of a [`Net`], and what its history says.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
@@ -108,8 +108,16 @@ impl History {
         self.0.iter().filter(of).map(|line| line.port).collect()
     }
 
-    /// What is about others than these sources.
-    pub fn about_others(&self, sources: &[String]) -> Vec<&str> {
-        self.0.iter().filter(|line| !sources.contains(&line.source)).map(|line| line.text.as_str()).collect()
+    /// What is about others than these sources: who is said to have asked what, and how often.
+    pub fn about_others(&self, sources: &[String]) -> BTreeMap<String, usize> {
+        let mut alarms = BTreeMap::new();
+        for line in self.0.iter().filter(|line| !sources.contains(&line.source)) {
+            let what = match line.source.as_str() {
+                "" => line.text.clone(), // no line that it may write
+                source => format!("{source} {} {}", line.protocol, line.port),
+            };
+            *alarms.entry(what).or_insert(0) += 1;
+        }
+        alarms
     }
 }

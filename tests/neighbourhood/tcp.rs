@@ -230,15 +230,56 @@ struct Opened {
 }
 
 fn opened(net: &Net, port: u16, count: usize) -> Opened {
+    opened_between(net, ("client", "host", super::HOST), port, count)
+}
+
+fn opened_from_the_host(net: &Net, port: u16, count: usize) -> Opened {
+    opened_between(net, ("host", "client", super::CLIENT), port, count)
+}
+
+fn opened_between(net: &Net, (from, to, address): (&str, &str, &'static str), port: u16, count: usize) -> Opened {
     std::thread::scope(|scope| {
-        let listener = net.inside(scope, "host", move || TcpListener::bind((super::HOST, port)).expect("a free port"));
+        let listener = net.inside(scope, to, move || TcpListener::bind((address, port)).expect("a free port"));
         let listener = listener.join().expect("it listens");
-        let clients = net.inside(scope, "client", move || {
-            (0..count).map(|_| TcpStream::connect((super::HOST, port)).expect("a listener")).collect::<Vec<_>>()
+        let clients = net.inside(scope, from, move || {
+            (0..count).map(|_| TcpStream::connect((address, port)).expect("a listener")).collect::<Vec<_>>()
         });
         let served = (0..count).map(|_| listener.accept().expect("a client").0).collect();
         Opened { clients: clients.join().expect("clients"), served, listener }
     })
+}
+
+/// Connections that were there before the daemon was: clients of the host, and the host as a client.
+pub struct Older {
+    to_the_host: Opened,
+    from_the_host: Opened,
+}
+
+impl Older {
+    pub fn open(net: &Net, count: usize) -> Older {
+        Older { to_the_host: opened(net, 8087, count), from_the_host: opened_from_the_host(net, 8087, count) }
+    }
+
+    /// They end, each side first in turns, some with a reset; what comes back meets sockets, or memories of them.
+    pub fn close(self) -> usize {
+        let mut number = 0;
+        for Opened { clients, served, listener } in [self.to_the_host, self.from_the_host] {
+            for (client, server) in clients.into_iter().zip(served) {
+                let (first, mut second) = if number % 2 == 0 { (client, server) } else { (server, client) };
+                if number % 3 == 0 {
+                    abort(first)
+                } else {
+                    drop(first)
+                }
+                let _ = second.set_read_timeout(Some(LIMIT));
+                let _ = second.write_all(REQUEST);
+                let _ = second.read_to_end(&mut Vec::new());
+                number += 1;
+            }
+            drop(listener);
+        }
+        number
+    }
 }
 
 /// The clients say more or close, in turns, and wait for what comes of it.
