@@ -110,6 +110,19 @@ fn this_test_can_fail() {
     assert!(daemon.history().ports(&scanner(0), "TCP").is_empty(), "ports 1 to 20 are not watched");
 }
 
+/// A connection that lasts longer than any memory of it: a download, cut off with the rest on its way.
+#[test]
+fn a_long_download_that_the_host_cuts_off_raises_no_alarm() {
+    let net = Net::new("cut");
+    let downloads = tcp::Downloads::open(&net, 30);
+    let daemon = Daemon::watch(&net, "1-65535");
+    downloads.cut_off(&net);
+    scan(&net, &["-sS"], "1-20", &scanner(0), HOST); // behind the rest of the downloads, on the same link
+    wait_until("the scan in the history", || daemon.history().ports(&scanner(0), "TCP").len() == 20);
+    let others = daemon.history().about_others(&[scanner(0)]);
+    assert!(others.is_empty(), "{others:?}");
+}
+
 /// Everything that is no scan; how many of each kind.
 fn traffic(net: &mut Net, older: tcp::Older) -> BTreeMap<&'static str, usize> {
     let mut counts = BTreeMap::new();

@@ -282,6 +282,33 @@ impl Older {
     }
 }
 
+/// Downloads of the host that began before the daemon did.
+pub struct Downloads(Opened);
+
+impl Downloads {
+    pub fn open(net: &Net, count: usize) -> Downloads {
+        Downloads(opened_from_the_host(net, 8086, count))
+    }
+
+    /// The host has enough in the middle and resets them, over a link on which the rest is still on its way.
+    pub fn cut_off(self, net: &Net) {
+        net.run(
+            "client",
+            "tc",
+            &["qdisc", "add", "dev", "lan", "root", "tbf", "rate", "20mbit", "burst", "3000", "limit", "1000000"],
+        );
+        let Opened { clients, served, listener } = self.0;
+        for (mut download, mut upload) in clients.into_iter().zip(served) {
+            std::thread::scope(|scope| {
+                scope.spawn(move || upload.write_all(&vec![b'x'; 300_000]).is_ok());
+                download.read_exact(&mut [0; 5_000]).expect("the beginning");
+                abort(download);
+            });
+        }
+        drop(listener);
+    }
+}
+
 /// The clients say more or close, in turns, and wait for what comes of it.
 fn carry_on(clients: Vec<TcpStream>) {
     for (number, mut client) in clients.into_iter().enumerate() {
