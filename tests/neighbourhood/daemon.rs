@@ -1,0 +1,123 @@
+//! The program under test, watching the host of a [`Net`], and what its history says.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Stdio};
+
+use regex::Regex;
+use tempfile::TempDir;
+
+use super::{Net, wait_until};
+
+/// The release that tests/run built, or cargo's own.
+fn program() -> PathBuf {
+    std::env::var_os("HARDEN_PORTSENTRY").map_or_else(|| env!("CARGO_BIN_EXE_harden-portsentry").into(), PathBuf::from)
+}
+
+pub struct Daemon {
+    process: Child,
+    files: TempDir,
+}
+
+impl Daemon {
+    /// Watches these ports of both protocols, logs only, and is ready.
+    pub fn watch(net: &Net, ports: &str) -> Daemon {
+        let files = TempDir::new().expect("a temporary directory");
+        let at = |name: &str| files.path().join(name).display().to_string();
+        let settings = [
+            ("TCP_PORTS", ports.to_owned()),
+            ("UDP_PORTS", ports.to_owned()),
+            ("IGNORE_FILE", at("portsentry.ignore")),
+            ("HISTORY_FILE", at("history")),
+            ("BLOCKED_FILE", at("blocked")),
+            ("BLOCK_TCP", "0".to_owned()),
+            ("BLOCK_UDP", "0".to_owned()),
+            ("RESOLVE_HOST", "0".to_owned()),
+        ];
+        let text: String = settings.iter().map(|(key, value)| format!("{key}=\"{value}\"\n")).collect();
+        fs::write(files.path().join("portsentry.conf"), text).expect("a file");
+        fs::write(files.path().join("portsentry.ignore"), "127.0.0.1/32\n").expect("a file");
+        let out = fs::File::create(files.path().join("out")).expect("a file");
+        let program = program();
+        let process = net
+            .prepared("host", program.to_str().expect("a path"), &["daemon", "-c", &at("portsentry.conf")])
+            .stderr(Stdio::from(out.try_clone().expect("a file")))
+            .stdout(Stdio::from(out))
+            .spawn()
+            .expect("ip runs");
+        let mut daemon = Daemon { process, files };
+        wait_until("'Portsentry is now active and listening.'", || {
+            if let Ok(Some(status)) = daemon.process.try_wait() {
+                panic!("{} daemon ended, {status}: {}", program.display(), daemon.said());
+            }
+            daemon.said().contains("Portsentry is now active and listening")
+        });
+        daemon
+    }
+
+    pub fn said(&self) -> String {
+        fs::read_to_string(self.files.path().join("out")).unwrap_or_default()
+    }
+
+    fn history_file(&self) -> PathBuf {
+        Path::new(self.files.path()).join("history")
+    }
+
+    pub fn history(&self) -> History {
+        History::parse(&fs::read_to_string(self.history_file()).unwrap_or_default())
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let _ = rustix::process::kill_process(
+            rustix::process::Pid::from_child(&self.process),
+            rustix::process::Signal::TERM,
+        );
+        let _ = self.process.wait();
+    }
+}
+
+/// What a history says, line by line.
+pub struct History(Vec<Line>);
+
+pub struct Line {
+    pub source: String,
+    pub protocol: String,
+    pub port: u16,
+    pub text: String,
+}
+
+impl History {
+    /// Lines as portsentry 2.0 writes them. A whole line that is none has an empty source, and so is nobody's scan.
+    pub fn parse(text: &str) -> History {
+        let line = Regex::new(r"Scan from: \[([^\]]*)\].* protocol: \[(\w+)\] port: \[(\d+)\]").expect("a pattern");
+        let whole = &text[..text.rfind('\n').map_or(0, |end| end + 1)];
+        let parsed = whole.lines().map(|text| {
+            let found = line.captures(text);
+            let word = |at: usize| found.as_ref().map_or(String::new(), |found| found[at].to_owned());
+            Line { source: word(1), protocol: word(2), port: word(3).parse().unwrap_or(0), text: text.to_owned() }
+        });
+        History(parsed.collect())
+    }
+
+    /// The ports that a source was seen to ask.
+    pub fn ports(&self, source: &str, protocol: &str) -> BTreeSet<u16> {
+        let of = |line: &&Line| line.source == source && line.protocol == protocol;
+        self.0.iter().filter(of).map(|line| line.port).collect()
+    }
+
+    /// What is about others than these sources: who is said to have asked what, and how often.
+    pub fn about_others(&self, sources: &[String]) -> BTreeMap<String, usize> {
+        let mut alarms = BTreeMap::new();
+        for line in self.0.iter().filter(|line| !sources.contains(&line.source)) {
+            let what = match line.source.as_str() {
+                "" => line.text.clone(), // no line that it may write
+                source => format!("{source} {} {}", line.protocol, line.port),
+            };
+            *alarms.entry(what).or_insert(0) += 1;
+        }
+        alarms
+    }
+}
