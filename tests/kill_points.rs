@@ -112,7 +112,7 @@ fn killed_anywhere_apply_finishes_and_undo_restores(make: impl Fn() -> Fixture) 
             same(&before, &fixture.tree(), &format!("{at}: undo restores the original (left: before)"));
         }
     }
-    assert!(points > 100, "only {points} points: are these still the calls that the program makes?");
+    assert!(points > 50, "only {points} points: are these still the calls that the program makes?");
 }
 
 #[test]
