@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::path::Path;
 use std::process::ExitCode;
 
+use super::Exit;
 use crate::daemon::{Asked, Invocation, run, version};
 
 const USAGE: &str = "\
@@ -27,7 +28,7 @@ Watches the ports that no service uses, tells who asks for them, and reacts as t
   -h, --help
 
 SIGHUP reads the configuration again and opens the files anew; SIGTERM ends it.
-Exit status: 0 told to end, 1 an error or a mistyped command line, as portsentry's.";
+Exit status: 0 told to end, 1 an error. A mistyped command line ends with 1 as portsentry's, with 64 behind `daemon`.";
 
 /// The words for the daemon, if these are for it: behind `daemon`, or all of them if the program is called `portsentry`.
 pub fn asked_for(words: &[OsString]) -> Option<Vec<String>> {
@@ -63,7 +64,8 @@ pub fn main(words: &[String], all: &[OsString]) -> ExitCode {
         }
         Err(why) => {
             eprintln!("portsentry: {why}; --help lists what there is");
-            ExitCode::FAILURE
+            // As portsentry it ends as that does, as a command of this program as all of them do.
+            if all.get(1).is_some_and(|word| word == "daemon") { Exit::Usage.into() } else { ExitCode::FAILURE }
         }
     }
 }
