@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use super::Exit;
 use crate::daemon::{Asked, Invocation, run, version};
 
-const USAGE: &str = "\
+pub const USAGE: &str = "\
 Usage: portsentry [--stealth | --connect] [options]         as portsentry 2.0
        portsentry -tcp | -udp | -stcp | -sudp | -atcp | -audp [-c FILE]   as portsentry 1.2
 
