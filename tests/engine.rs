@@ -117,6 +117,23 @@ fn the_embedded_engine_gets_a_configuration_a_list_and_a_unit_of_its_own() {
     }
 }
 
+/// logrotate refuses a log that two of its files name, and portsentry 2.0's package brings one for the same.
+#[test]
+fn the_history_is_rotated_once() {
+    const OURS: &str = "/etc/logrotate.d/harden-portsentry";
+    const PACKAGE: &str = "/etc/logrotate.d/portsentry";
+    let fixture = embedded(14);
+    let _ = fs::remove_file(fixture.path(PACKAGE));
+    fixture.apply();
+    assert!(
+        fixture.text(OURS).contains("/var/log/portsentry.log {") && fixture.text(OURS).contains("create 0640 root adm")
+    );
+    fixture.write(PACKAGE, "/var/log/portsentry.log { weekly }\n");
+    fixture.apply();
+    assert!(!fixture.path(OURS).exists());
+    fixture.run(&["diff"]).exits(0);
+}
+
 #[test]
 fn debians_portsentry_is_not_started_any_more_and_keeps_its_files() {
     for debian in ALL {

@@ -21,6 +21,9 @@ const UNIT: &str = "/etc/systemd/system/harden-portsentry.service";
 /// nftables.service begins by flushing every table, and the one that picks the packets with them.
 const DROP_IN: &str = "/etc/systemd/system/nftables.service.d/harden-portsentry-table.conf";
 
+const LOGROTATE: &str = "/etc/logrotate.d/harden-portsentry";
+const PACKAGE_LOGROTATE: &str = "/etc/logrotate.d/portsentry";
+
 #[derive(Template)]
 #[template(path = "harden-portsentry.service", escape = "none")]
 struct Service<'a> {
@@ -44,13 +47,31 @@ pub fn put_unit(context: &Context, draft: &mut Draft, step: &mut Step) -> Result
     let text = include_bytes!("../../templates/nftables-embedded.conf");
     let why = "it flushes the table that picks the packets";
     step.file(draft.put(Path::new(DROP_IN), text, 0o644, FileKind::Whole, why)?);
+    // logrotate refuses a log that two of its files name, and portsentry 2.0's package names this one.
+    if context.host.exists(PACKAGE_LOGROTATE) {
+        remove_ours(
+            draft,
+            LOGROTATE,
+            "portsentry's package rotates this log, and logrotate wants it named once",
+            step,
+        )?;
+    } else {
+        let text = include_bytes!("../../templates/logrotate-embedded.conf");
+        step.file(draft.put(
+            Path::new(LOGROTATE),
+            text,
+            0o644,
+            FileKind::Whole,
+            "its history does not grow for ever",
+        )?);
+    }
     Ok(())
 }
 
 /// Plans that all of it goes, but for what others wrote into the ignore list.
 pub fn remove(draft: &mut Draft, step: &mut Step) -> Result<()> {
     let why = format!("it is for {EMBEDDED_UNIT}, and Debian's portsentry watches instead");
-    for path in [UNIT, DROP_IN, Generation::Embedded.conf()] {
+    for path in [UNIT, DROP_IN, LOGROTATE, Generation::Embedded.conf()] {
         remove_ours(draft, path, &why, step)?;
     }
     let path = Generation::Embedded.ignore_list();

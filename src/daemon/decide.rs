@@ -20,6 +20,10 @@ const AMBIGUOUS_PORTS: usize = 3;
 /// Lines that one source may have within [`LINES_WINDOW`] seconds; all ports below 1024 in four kinds.
 const LINES: u32 = 4_096;
 const LINES_WINDOW: u64 = 600;
+/// Lines about sources that have asked once, of which anyone can forge as many as he likes: so many at once (some 55 MB
+/// of history), and so many a second in the long run. A source that asks again gets all of its lines.
+const STRANGERS: u64 = 250_000;
+const STRANGERS_A_SECOND: u64 = 10;
 
 /// How the kernel handed a probe up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -81,6 +85,8 @@ struct Source {
     said_already: bool,
     lines: u32,
     lines_since: u64,
+    /// Its first scan, if there was no room for its line.
+    untold: Option<Box<Scan>>,
 }
 
 /// All sources, and who is blocked.
@@ -95,8 +101,10 @@ pub struct Decider {
     ignore: IgnoreList,
     sources: LruCache<IpAddr, Source, RandomState>,
     blocked: HashSet<IpAddr>,
-    /// Lines that were left out, for a source had too many.
+    /// Lines that were left out: a source had too many, or too many sources asked once.
     pub lines_left_out: u64,
+    strangers: u64,
+    strangers_since: u64,
 }
 
 impl Decider {
@@ -120,6 +128,8 @@ impl Decider {
             sources: LruCache::with_hasher(SOURCES, RandomState::new()),
             blocked,
             lines_left_out: 0,
+            strangers: STRANGERS,
+            strangers_since: 0,
         };
         decider.configure(config, ignore);
         decider
@@ -221,6 +231,19 @@ impl Decider {
             self.blocked.insert(probe.source);
         } else if !news || !source.may_have_a_line(now, &mut self.lines_left_out) {
             return;
+        } else if source.hits == 1 {
+            self.strangers = STRANGERS.min(self.strangers + (now - self.strangers_since.min(now)) * STRANGERS_A_SECOND);
+            self.strangers_since = now;
+            if self.strangers == 0 {
+                source.untold = Some(Box::new(scan));
+                self.lines_left_out += 1;
+                return;
+            }
+            self.strangers -= 1;
+        }
+        if let Some(first) = source.untold.take() {
+            self.lines_left_out -= 1;
+            emit(*first);
         }
         emit(scan);
     }
@@ -355,6 +378,21 @@ mod tests {
         assert_eq!(words(&mut decider, &[(9, 1, S, Seen::First)]), ["1 ftft Block(Yes)"]);
         decider.forget_block([203, 0, 113, 9].into());
         assert_eq!(words(&mut decider, &[(9, 2, S, Seen::First)]), ["2 ftft Block(Yes)"]);
+    }
+
+    #[test]
+    fn sources_that_ask_once_have_so_many_lines_and_one_that_asks_again_has_all_of_its_own() {
+        let mut decider = decider(Dialect::V2, Config::default());
+        decider.strangers = 1;
+        let mut told = words(&mut decider, &[(1, 1, S, Seen::First), (2, 2, S, Seen::First), (3, 3, S, Seen::First)]);
+        // 1,000 seconds have brought 10,000 more by then.
+        assert_eq!(told.len(), 3);
+        decider.strangers = 0;
+        told = words(&mut decider, &[(4, 4, S, Seen::First), (5, 5, S, Seen::First)]);
+        assert_eq!((told.len(), decider.lines_left_out), (0, 2));
+        told = words(&mut decider, &[(4, 6, S, Seen::First)]);
+        assert_eq!(told, ["4 fttf Nothing", "6 fttf Nothing"]);
+        assert_eq!(decider.lines_left_out, 1);
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! The lines of both generations, byte for byte as they write them. Measured with 1.2-14+b1 and 2.0.7-1.
 
+use std::cell::RefCell;
+
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
@@ -27,11 +29,18 @@ impl HostName {
 pub struct Lines {
     dialect: Dialect,
     zone: TimeZone,
+    /// The second that was written last, and how: what comes before and behind its fraction. In a flood thousands of
+    /// lines share one.
+    second: RefCell<(i64, String, String)>,
 }
 
 impl Lines {
     pub fn new(dialect: Dialect) -> Lines {
-        Lines { dialect, zone: TimeZone::system() }
+        Lines::in_zone(dialect, TimeZone::system())
+    }
+
+    fn in_zone(dialect: Dialect, zone: TimeZone) -> Lines {
+        Lines { dialect, zone, second: RefCell::new((i64::MIN, String::new(), String::new())) }
     }
 
     pub fn dialect(&self) -> Dialect {
@@ -65,20 +74,29 @@ impl Lines {
         format!("attackalert: Ignoring {} response per configuration file setting.", scan.probe.kind.protocol())
     }
 
-    /// The line of the history, with its newline; `None` where this generation writes none.
-    pub fn history(&self, scan: &Scan, name: Option<&HostName>, at: Timestamp) -> Option<String> {
-        let local = at.to_zoned_datetime(self.zone.clone());
+    /// The line of the history, with its newline; `None` where this generation writes none. `logged` is what
+    /// [`Lines::logged`] says of the same scan.
+    pub fn history(&self, scan: &Scan, name: Option<&HostName>, at: Timestamp, logged: &str) -> Option<String> {
+        let mut second = self.second.borrow_mut();
+        if second.0 != at.as_second() {
+            let local = at.to_zoned_datetime(self.zone.clone());
+            let (before, behind) = match self.dialect {
+                Dialect::V1 => ("%m/%d/%Y %H:%M:%S", ""),
+                Dialect::V2 => ("%Y-%m-%dT%H:%M:%S", "%z"),
+            };
+            *second = (at.as_second(), local.strftime(before).to_string(), local.strftime(behind).to_string());
+        }
+        let (_, before, behind) = &*second;
         match self.dialect {
             Dialect::V1 if matches!(scan.reaction, Reaction::Block(_)) => Some(format!(
-                "{} - {} Host: {} Port: {} {} Blocked\n",
+                "{} - {before} Host: {} Port: {} {} Blocked\n",
                 at.as_second(),
-                local.strftime("%m/%d/%Y %H:%M:%S"),
                 host(scan, name),
                 scan.probe.port,
                 scan.probe.kind.protocol()
             )),
             Dialect::V1 => None,
-            Dialect::V2 => Some(format!("{} {}\n", local.strftime("%Y-%m-%dT%H:%M:%S.%3f%z"), second(scan, name))),
+            Dialect::V2 => Some(format!("{before}.{:03}{behind} {logged}\n", at.subsec_millisecond())),
         }
     }
 }
@@ -144,7 +162,7 @@ mod tests {
     }
 
     fn lines(dialect: Dialect) -> Lines {
-        Lines { dialect, zone: TimeZone::UTC }
+        Lines::in_zone(dialect, TimeZone::UTC)
     }
 
     #[test]
@@ -153,7 +171,7 @@ mod tests {
         let line = "Scan from: [203.0.113.9] (203.0.113.9) protocol: [TCP] port: [11] type: [TCP SYN/Normal scan] IP opts: [not set] ignored: [false] triggered: [true] noblock: [false] blocked: [true]";
         assert_eq!(lines(Dialect::V2).logged(&scan, None), line);
         let at = "2026-11-25T04:08:22.850Z".parse().unwrap();
-        let history = lines(Dialect::V2).history(&scan, None, at).unwrap();
+        let history = lines(Dialect::V2).history(&scan, None, at, line).unwrap();
         assert_eq!(history, format!("2026-11-25T04:08:22.850+0000 {line}\n"));
         assert_eq!(
             lines(Dialect::V2).already_blocked(&scan, None),
@@ -176,10 +194,10 @@ mod tests {
         let at = Timestamp::from_second(1_795_579_778).unwrap();
         let name = HostName::clean("evil.example");
         assert_eq!(
-            first.history(&scan(Kind::Tcp(SYN), blocked), name.as_ref(), at).unwrap(),
+            first.history(&scan(Kind::Tcp(SYN), blocked), name.as_ref(), at, "").unwrap(),
             "1795579778 - 11/25/2026 04:09:38 Host: evil.example/203.0.113.9 Port: 11 TCP Blocked\n"
         );
-        assert_eq!(first.history(&scan(Kind::Tcp(SYN), Reaction::AlreadyBlocked), None, at), None);
+        assert_eq!(first.history(&scan(Kind::Tcp(SYN), Reaction::AlreadyBlocked), None, at, ""), None);
     }
 
     #[test]

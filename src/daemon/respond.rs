@@ -246,6 +246,7 @@ pub fn told(
         before.push(lines.already_blocked(scan, name));
     }
     let scan_line = lines.logged(scan, name);
+    let history = lines.history(scan, name, at, &scan_line).unwrap_or_default();
     // 1.2 logs the scan first, 2.0 last.
     match dialect {
         Dialect::V1 => {
@@ -257,7 +258,6 @@ pub fn told(
             all.push(scan_line);
         }
     }
-    let history = lines.history(scan, name, at).unwrap_or_default();
     if dialect == Dialect::V1 {
         record = history.clone().into_bytes();
     }

@@ -33,6 +33,8 @@ const GROUPS: std::ops::RangeInclusive<u16> = 1795..=1826;
 /// Above so many packets a second the kernel gathers them, below so many it hands each up at once.
 const BUSY: u32 = 2_000;
 const QUIET: u32 = 200;
+/// How often it is told what the history does not show.
+const SUM_UP: Duration = Duration::from_secs(3_600);
 
 /// The signals that a daemon hears, each by a socket that becomes readable.
 struct Signals {
@@ -72,6 +74,9 @@ struct Daemon {
     gathering: bool,
     counted: (Instant, u32),
     warned: Option<Instant>,
+    /// When it was last told what the history does not show, and what had been told until then: packets that repeated
+    /// others, and lines that were left out.
+    summed_up: (Instant, u64, u64),
 }
 
 /// Runs the daemon until it is told to end.
@@ -143,6 +148,7 @@ fn watch(
         gathering: false,
         counted: (Instant::now(), 0),
         warned: None,
+        summed_up: (Instant::now(), 0, 0),
     };
     output.reopen(daemon.config.history_file.clone(), blocked_path(&daemon.config, daemon.invocation.mode));
     output.say(match dialect {
@@ -152,6 +158,7 @@ fn watch(
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
     super::background::tell_ready();
     let result = daemon.watch(signals);
+    daemon.sum_up();
     let Daemon { responder, source, .. } = daemon;
     drop(source);
     responder.end();
@@ -226,9 +233,13 @@ fn only_one(mode: Mode) -> Result<UnixListener> {
 impl Daemon {
     fn watch(&mut self, signals: &Signals) -> Result<()> {
         loop {
+            if self.summed_up.0.elapsed() >= SUM_UP {
+                self.sum_up();
+            }
             // While the kernel gathers packets, whether it still has to is asked twice a second.
-            let limit = rustix::time::Timespec { tv_sec: 0, tv_nsec: 500_000_000 };
-            let limit = self.gathering.then_some(&limit);
+            let often = rustix::time::Timespec { tv_sec: 0, tv_nsec: 500_000_000 };
+            let seldom = rustix::time::Timespec { tv_sec: SUM_UP.as_secs() as i64, tv_nsec: 0 };
+            let limit = Some(if self.gathering { &often } else { &seldom });
             let (end, reload) = {
                 let mut waiting =
                     vec![PollFd::new(&signals.end, PollFlags::IN), PollFd::new(&signals.reload, PollFlags::IN)];
@@ -256,15 +267,40 @@ impl Daemon {
         }
     }
 
+    /// Tells what the history does not show, if there is anything new.
+    fn sum_up(&mut self) {
+        let repeats = match &self.source {
+            Source::Kernel { table, .. } => table.repeats(),
+            Source::Sockets(_) => 0,
+        };
+        let left_out = self.decider.lines_left_out;
+        let (_, told_repeats, told_left_out) = self.summed_up;
+        let (repeated, untold) = (repeats.saturating_sub(told_repeats), left_out.saturating_sub(told_left_out));
+        if repeated > 0 {
+            self.output.say(format!("adminalert: {repeated} packets repeated probes that were told"));
+        }
+        if untold > 0 {
+            self.output.say(format!(
+                "adminalert: {untold} probes are not in the history: of one source, or of sources that asked once, there were too many"
+            ));
+        }
+        self.summed_up = (Instant::now(), repeats, left_out);
+    }
+
     /// Takes what has come, and tells it in one parcel.
     fn take(&mut self) -> Result<()> {
-        let mut parcel = Parcel::default();
         let now = self.started.elapsed().as_secs();
+        let mut telling = Telling {
+            invocation: &self.invocation,
+            responder: &self.responder,
+            config: &self.config,
+            lines: &self.lines,
+            parcel: Parcel::default(),
+        };
         match &mut self.source {
             Source::Sockets(listeners) => {
                 for probe in listeners.accept() {
-                    let tell = &mut |scan| react(scan, &self.responder, &self.config, &self.lines, &mut parcel);
-                    self.decider.hit(probe, Seen::First, now, tell);
+                    self.decider.hit(probe, Seen::First, now, &mut |scan| telling.tell(scan));
                 }
             }
             Source::Kernel { log, table } => {
@@ -274,29 +310,21 @@ impl Daemon {
                         Received::Nothing => break,
                         Received::Lost => {
                             table.forget()?;
-                            if self.warned.is_none_or(|last| last.elapsed() > Duration::from_secs(10)) {
-                                self.warned = Some(Instant::now());
-                                parcel.log.push("adminalert: more probes came than could be read; what was lost is watched for anew".to_owned());
-                            }
+                            telling.warn(
+                                &mut self.warned,
+                                "more probes came than could be read; what was lost is watched for anew",
+                            );
                         }
                         Received::Bytes(bytes) => {
                             for logged in log.packets(bytes) {
                                 self.counted.1 += 1;
-                                let seen = match logged.prefix {
-                                    b"new" => Seen::First,
-                                    b"again" => Seen::Again,
-                                    _ => Seen::Unknown,
-                                };
-                                if seen == Seen::Unknown
-                                    && self.warned.is_none_or(|last| last.elapsed() > Duration::from_secs(60))
-                                {
-                                    self.warned = Some(Instant::now());
-                                    parcel.log.push("adminalert: the kernel's table of sources is full; every packet of a new one is read until there is room".to_owned());
+                                let seen = seen(logged.prefix);
+                                if seen == Seen::Unknown {
+                                    telling.warn(&mut self.warned, "the kernel's table of sources is full; every packet of a new one is read until there is room");
                                 }
                                 let Some(probe) = Probe::of(logged.packet) else { continue };
-                                let tell =
-                                    &mut |scan| react(scan, &self.responder, &self.config, &self.lines, &mut parcel);
-                                self.decider.hit(probe, seen, now, tell);
+                                telling.debug(&probe);
+                                self.decider.hit(probe, seen, now, &mut |scan| telling.tell(scan));
                             }
                         }
                     }
@@ -315,7 +343,7 @@ impl Daemon {
                 }
             }
         }
-        self.output.send(parcel);
+        self.output.send(telling.parcel);
         Ok(())
     }
 
@@ -366,22 +394,61 @@ impl Daemon {
     }
 }
 
-/// Tells a scan that nothing is to be done about; hands any other over.
-fn react(scan: Scan, responder: &Responder, config: &Config, lines: &Lines, parcel: &mut Parcel) {
-    let at = Timestamp::now();
-    let waits = config.resolve_host || matches!(scan.reaction, Reaction::Block(_));
-    if waits && responder.react(scan, at) {
-        return;
+/// What a rule's prefix says.
+fn seen(prefix: &[u8]) -> Seen {
+    match prefix {
+        b"new" => Seen::First,
+        b"again" => Seen::Again,
+        _ => Seen::Unknown,
     }
-    let dialect = lines.dialect();
-    let mut log = Vec::new();
-    if waits {
-        log.push(format!("adminalert: ERROR: too many hosts wait to be blocked: {} is not blocked", scan.probe.source));
+}
+
+/// The scans of one turn on their way into one parcel.
+struct Telling<'a> {
+    invocation: &'a Invocation,
+    responder: &'a Responder,
+    config: &'a Config,
+    lines: &'a Lines,
+    parcel: Parcel,
+}
+
+impl Telling<'_> {
+    /// Tells a scan that nothing is to be done about; hands any other over.
+    fn tell(&mut self, scan: Scan) {
+        let at = Timestamp::now();
+        let source = scan.probe.source;
+        let waits = self.config.resolve_host || matches!(scan.reaction, Reaction::Block(_));
+        if waits && self.responder.react(scan, at) {
+            return;
+        }
+        let mut log = Vec::new();
+        if waits {
+            log.push(format!("adminalert: ERROR: too many hosts wait to be blocked: {source} is not blocked"));
+        }
+        if scan.ignored && self.invocation.verbose {
+            let file = self.config.ignore_file.as_ref().map_or(String::new(), |path| path.display().to_string());
+            log.push(format!("Host: {source} found in ignore file {file} aborting actions"));
+        }
+        let told = told(self.lines, self.lines.dialect(), &scan, None, at, log, Vec::new());
+        self.parcel.log.extend(told.log);
+        self.parcel.history.push_str(&told.history);
+        self.parcel.blocked.extend(told.blocked);
     }
-    let told = told(lines, dialect, &scan, None, at, log, Vec::new());
-    parcel.log.extend(told.log);
-    parcel.history.push_str(&told.history);
-    parcel.blocked.extend(told.blocked);
+
+    fn debug(&mut self, probe: &Probe) {
+        if self.invocation.debug && self.invocation.same_address_check && probe.source == probe.destination {
+            let line = format!("debug: Source address {0} same as destination address {0}, skipping", probe.source);
+            self.parcel.log.push(line);
+        }
+    }
+
+    /// Warns, once in ten seconds at most.
+    fn warn(&mut self, last: &mut Option<Instant>, what: &str) {
+        if last.is_none_or(|last| last.elapsed() > Duration::from_secs(10)) {
+            *last = Some(Instant::now());
+            self.parcel.log.push(format!("adminalert: {what}"));
+        }
+    }
 }
 
 fn drain(stream: &UnixStream) {

@@ -66,6 +66,14 @@ impl Table {
         Ok(Table { name })
     }
 
+    /// How many packets were not handed up, for their like had been; 0 where nft does not tell.
+    pub fn repeats(&self) -> u64 {
+        let listed = Command::new("nft", &["list", "counter", "inet", &self.name, "repeats"]).run();
+        let text = listed.map(|output| output.stdout).unwrap_or_default();
+        let number = text.split("packets ").nth(1).and_then(|rest| rest.split_whitespace().next());
+        number.and_then(|number| number.parse().ok()).unwrap_or(0)
+    }
+
     /// Forgets what was handed up, so that it is handed up again: some of it was lost on the way.
     ///
     /// # Errors

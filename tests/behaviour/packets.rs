@@ -185,4 +185,27 @@ fn repeats() {
     // 1.2 has a line a block, and takes a host that it logged for blocked.
     let wanted = if subject.generation == Second && !subject.embedded { 5 } else { 1 };
     assert_eq!(lines, wanted, "{history:?}");
+    if subject.embedded {
+        // One was told, one more was looked at, for it might have been told as blocked already.
+        subject.stop();
+        subject.wait_for("their number", |log| {
+            log.iter().any(|line| line.ends_with("3 packets repeated probes that were told"))
+        });
+    }
+}
+
+/// 2.0 says more of whom it ignores with -v.
+#[test]
+fn verbosely_whom_it_ignores() {
+    let subject = subject();
+    if subject.generation == First {
+        return;
+    }
+    subject.configure(LOG_ONLY);
+    subject.ignore("203.0.113.9/32\n");
+    subject.start_modes(&["--stealth -v"]);
+    subject.scan("203.0.113.9", "-sS -p 11");
+    subject.wait_for("that it is ignored", |log| {
+        log.iter().any(|line| line == "Host: 203.0.113.9 found in ignore file /t/ignore aborting actions")
+    });
 }
