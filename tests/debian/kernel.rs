@@ -1,6 +1,6 @@
 //! Under Debian's own kernel, emulated, where CHAOS has its module: `.ci/full` runs these (`tests/run --full`).
 
-use crate::bed::{Bed, Bookworm, Bullseye, Forky, GATEWAY, OUTSIDER, PROGRAM, Suite, Trixie, wait_for};
+use crate::bed::{Bed, Bookworm, Bullseye, Forky, GATEWAY, HOST, OUTSIDER, PROGRAM, Suite, Trixie, wait_for};
 
 /// Where the kernel takes the rule, the article's CHAOS it is, and it survives the power going.
 fn chaos_blocks_where_the_kernel_has_it(suite: Suite) {
@@ -43,21 +43,50 @@ fn install_chaos_builds_the_module(suite: Suite) {
     assert!(bed.firewall().contains("CHAOS"), "{}", bed.firewall());
 }
 
+/// The table that picks the packets, on the kernel that this Debian ships: every port of a scan is told, those of both
+/// families, and the scanner is blocked.
+fn the_embedded_engine_watches(suite: Suite) {
+    let bed = Bed::own_kernel(suite).with_program();
+    bed.apply();
+    bed.tool("verify").succeeds();
+    bed.wait_until_it_listens();
+    // What it sees is told though the first packet blocks: the table stands before the block.
+    for source in [OUTSIDER, "fd66::9"] {
+        let family = if source.contains(':') { "-6 fd66::1" } else { HOST };
+        bed.attack(&format!("nmap -sF -Pn -n --max-retries 0 --max-rate 200 -p 1-100 -S {source} -e wire {family}"))
+            .succeeds();
+        let told = || {
+            bed.ok("cat /var/log/portsentry.log")
+                .lines()
+                .filter(|line| line.contains(&format!("from: [{source}]")))
+                .count()
+        };
+        wait_for(bed.patience(60), &format!("99 ports without 22 of {source}, of which there are {}", told()), || {
+            told() == 99
+        });
+    }
+    bed.wait_until_blocked(OUTSIDER);
+}
+
 macro_rules! under_emulation {
-    ($($kernel:ident, $suite:ident: $($test:ident)*;)*) => {$(
+    ($($kernel:ident, $suite:ident, $engine:ident: $($test:ident)*;)*) => {$(
         mod $kernel {
             $(#[test]
             #[ignore = "boots Debian's own kernel under emulation, minutes each: .ci/full runs it"]
             fn $test() {
-                super::$test(super::$suite);
+                crate::bed::with_engine(crate::bed::Engine::$engine, || super::$test(super::$suite));
             })*
         }
     )*};
 }
 
 under_emulation! {
-    kernel_11, Bullseye: chaos_blocks_where_the_kernel_has_it;
-    kernel_12, Bookworm: chaos_blocks_where_the_kernel_has_it install_chaos_builds_the_module;
-    kernel_13, Trixie: chaos_blocks_where_the_kernel_has_it;
-    kernel_14, Forky: chaos_blocks_where_the_kernel_has_it;
+    kernel_11, Bullseye, Package: chaos_blocks_where_the_kernel_has_it;
+    kernel_12, Bookworm, Package: chaos_blocks_where_the_kernel_has_it install_chaos_builds_the_module;
+    kernel_13, Trixie, Package: chaos_blocks_where_the_kernel_has_it;
+    kernel_14, Forky, Package: chaos_blocks_where_the_kernel_has_it;
+    embedded_kernel_11, Bullseye, Embedded: the_embedded_engine_watches;
+    embedded_kernel_12, Bookworm, Embedded: the_embedded_engine_watches;
+    embedded_kernel_13, Trixie, Embedded: the_embedded_engine_watches;
+    embedded_kernel_14, Forky, Embedded: the_embedded_engine_watches;
 }
