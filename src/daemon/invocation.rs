@@ -96,7 +96,8 @@ pub enum Asked {
 }
 
 impl Invocation {
-    fn new(mode: Mode) -> Invocation {
+    /// As called with that mode and nothing else.
+    pub fn new(mode: Mode) -> Invocation {
         let first = mode.dialect() == Dialect::V1;
         Invocation {
             mode,

@@ -5,7 +5,7 @@
 //! what the configuration says. `invocation` and `config` take portsentry's own command lines and files.
 
 mod background;
-mod blocked_file;
+pub mod blocked_file;
 mod config;
 mod connect;
 mod decide;
@@ -22,8 +22,11 @@ mod table;
 
 use anyhow::Result;
 
-pub use invocation::{Asked, Invocation};
+pub use config::Config;
+pub use ignore::IgnoreList;
+pub use invocation::{Asked, Interfaces, Invocation, Mode};
 pub use probe::Probe;
+pub use table::ruleset_for;
 
 /// What `-V` says, and the first line of a start.
 pub fn version() -> String {

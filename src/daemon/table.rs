@@ -89,11 +89,15 @@ impl Drop for Table {
     }
 }
 
-/// The text that is loaded.
+/// The text that would be loaded for `config` on all interfaces but loopback.
 ///
 /// # Errors
 /// The template cannot be filled.
-pub fn ruleset(name: &str, invocation: &Invocation, config: &Config, group: u16) -> Result<String> {
+pub fn ruleset_for(mode: Mode, config: &Config) -> Result<String> {
+    ruleset(&Table::name(mode), &Invocation::new(mode), config, 0)
+}
+
+fn ruleset(name: &str, invocation: &Invocation, config: &Config, group: u16) -> Result<String> {
     let interfaces = match &invocation.interfaces {
         Interfaces::Named(names) => names.iter().map(|name| format!("\"{name}\"")).collect::<Vec<_>>().join(", "),
         Interfaces::All | Interfaces::AllButLoopback => String::new(),
