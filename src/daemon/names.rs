@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
@@ -36,18 +37,20 @@ struct Named {
 enum News {
     Scan(Box<Named>),
     Name(IpAddr, Option<HostName>),
+    End,
 }
 
 /// Takes scans, and tells them with their names.
 pub struct Names {
     news: SyncSender<News>,
+    teller: JoinHandle<()>,
     output: Output,
     lines: Lines,
     dialect: Dialect,
 }
 
 impl Names {
-    /// Starts the threads. They end with the process: one may hang in a lookup.
+    /// Starts the threads. Those that look up end with the process: one may hang in a lookup.
     pub fn start(dialect: Dialect, lines: Lines, output: Output) -> Names {
         let (news, queue) = sync_channel(2 * WAITING);
         let (questions, asked) = sync_channel::<IpAddr>(WAITING);
@@ -63,9 +66,10 @@ impl Names {
             dialect,
             waiting: std::collections::VecDeque::new(),
             known: HashMap::new(),
+            patience: PATIENCE,
         };
-        std::thread::spawn(move || teller.run(&queue));
-        Names { news, output, lines, dialect }
+        let teller = std::thread::spawn(move || teller.run(&queue));
+        Names { news, teller, output, lines, dialect }
     }
 
     /// Tells `scan` once its name is known, or known not to come.
@@ -77,6 +81,14 @@ impl Names {
             let Named { scan, at, log, record, .. } = *named;
             self.output.send(told(&self.lines, self.dialect, &scan, None, at, log, record));
         }
+    }
+}
+
+impl Names {
+    /// Tells what waits for its name, without it.
+    pub fn end(self) {
+        let _ = self.news.send(News::End);
+        let _ = self.teller.join();
     }
 }
 
@@ -98,6 +110,7 @@ struct Teller {
     waiting: std::collections::VecDeque<Named>,
     /// `None`: asked, and not answered yet.
     known: HashMap<IpAddr, Option<Option<HostName>>>,
+    patience: Duration,
 }
 
 impl Teller {
@@ -115,7 +128,11 @@ impl Teller {
                     }
                 }
                 Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => return,
+                Ok(News::End) | Err(RecvTimeoutError::Disconnected) => {
+                    self.patience = Duration::ZERO;
+                    self.tell();
+                    return;
+                }
             }
             self.tell();
         }
@@ -138,7 +155,7 @@ impl Teller {
         while let Some(named) = self.waiting.front() {
             let name = match self.known.get(&named.scan.probe.source) {
                 Some(Some(name)) => name.clone(),
-                Some(None) if named.since.elapsed() < PATIENCE && self.waiting.len() < WAITING => return,
+                Some(None) if named.since.elapsed() < self.patience && self.waiting.len() < WAITING => return,
                 _ => None,
             };
             let Some(Named { scan, at, log, record, .. }) = self.waiting.pop_front() else { return };

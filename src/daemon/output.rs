@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use jiff::ZonedDateTime;
 
@@ -88,11 +89,25 @@ impl Output {
         let _ = self.jobs.send(Job::Files { history, blocked });
     }
 
-    /// Writes what is waiting and ends the thread.
+    /// Writes what is waiting, unless nobody takes it, and ends the thread.
     pub fn end(self, writer: Writer) {
-        let _ = self.jobs.send(Job::End);
-        let _ = writer.0.join();
+        let _ = self.jobs.try_send(Job::End);
+        join_soon(writer.0);
     }
+}
+
+/// Waits for a thread that is about to end, but not for ever: it may be held up by somebody who does not read, or by a
+/// command, and who was told to end has to.
+pub fn join_soon(thread: JoinHandle<()>) {
+    const PATIENCE: Duration = Duration::from_secs(2);
+    let start = Instant::now();
+    while !thread.is_finished() {
+        if start.elapsed() > PATIENCE {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let _ = thread.join();
 }
 
 struct Sink {

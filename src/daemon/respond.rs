@@ -4,6 +4,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::net::IpAddr;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -16,7 +17,7 @@ use super::config::{Block, Config};
 use super::decide::{Reaction, Scan, Word};
 use super::lines::{HostName, Lines};
 use super::names::Names;
-use super::output::{Output, Parcel};
+use super::output::{Output, Parcel, join_soon};
 use crate::host::Invocation;
 use crate::syntax::Dialect;
 
@@ -63,13 +64,13 @@ pub type Failed = Arc<Mutex<Vec<IpAddr>>>;
 pub struct Responder {
     jobs: SyncSender<Job>,
     failed: Failed,
+    ending: Arc<AtomicBool>,
     thread: JoinHandle<()>,
 }
 
 enum Job {
     React(Scan, Timestamp),
     Commands(Commands),
-    End,
 }
 
 struct Worker {
@@ -79,6 +80,7 @@ struct Worker {
     names: Option<Names>,
     output: Output,
     failed: Failed,
+    ending: Arc<AtomicBool>,
 }
 
 impl Responder {
@@ -92,9 +94,11 @@ impl Responder {
     ) -> Responder {
         let (jobs, queue) = sync_channel(WAITING);
         let failed = Failed::default();
-        let mut worker = Worker { dialect, lines, commands, names, output, failed: Arc::clone(&failed) };
+        let ending = Arc::new(AtomicBool::new(false));
+        let (other_failed, other_ending) = (Arc::clone(&failed), Arc::clone(&ending));
+        let mut worker = Worker { dialect, lines, commands, names, output, failed: other_failed, ending: other_ending };
         let thread = std::thread::spawn(move || worker.run(&queue));
-        Responder { jobs, failed, thread }
+        Responder { jobs, failed, ending, thread }
     }
 
     /// Hands a scan over; `false` if too many wait.
@@ -112,11 +116,12 @@ impl Responder {
         self.failed.lock().map(|mut list| std::mem::take(&mut *list)).unwrap_or_default()
     }
 
-    /// Finishes what is under way, drops what waits, and ends.
+    /// Ends. A command under way is given two seconds and then left to itself; whoever waits to be blocked is told, as not
+    /// blocked.
     pub fn end(self) {
-        drop(self.jobs.try_send(Job::End));
+        self.ending.store(true, Ordering::Relaxed);
         drop(self.jobs);
-        let _ = self.thread.join();
+        join_soon(self.thread);
     }
 }
 
@@ -126,8 +131,10 @@ impl Worker {
             match job {
                 Job::React(scan, at) => self.react(scan, at),
                 Job::Commands(commands) => self.commands = commands,
-                Job::End => return,
             }
+        }
+        if let Some(names) = self.names.take() {
+            names.end();
         }
     }
 
@@ -136,7 +143,12 @@ impl Worker {
         let mut record = Vec::new();
         match scan.reaction {
             Reaction::Block(block) => {
-                let (mut said, held) = self.block(block, &scan);
+                let (mut said, held) = if self.ending.load(Ordering::Relaxed) {
+                    let source = scan.probe.source;
+                    (vec![format!("attackalert: Host {source} is not blocked: the daemon was told to end")], false)
+                } else {
+                    self.block(block, &scan)
+                };
                 if held {
                     record = match self.dialect {
                         Dialect::V1 => Vec::new(),

@@ -1,10 +1,11 @@
 //! The daemon's life: start, watch, reload, end.
 
 use std::collections::HashSet;
+use std::fs::{File, TryLockError};
 use std::net::IpAddr;
 use std::os::fd::AsFd;
-use std::os::linux::net::SocketAddrExt;
-use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -215,19 +216,27 @@ fn blocked_hosts(config: &Config, mode: Mode) -> Result<HashSet<IpAddr>> {
     }
 }
 
-/// A name in this network namespace that one process can have, and that is free again when it ends, however it ends.
-fn only_one(mode: Mode) -> Result<UnixListener> {
-    let name = Table::name(mode);
-    let address = SocketAddr::from_abstract_name(&name).context("cannot make a name")?;
-    UnixListener::bind_addr(&address).map_err(|error| match error.kind() {
-        std::io::ErrorKind::AddrInUse => {
-            anyhow::anyhow!(
-                "another one is watching already, in mode {} in this network namespace; stop it first",
-                mode.name()
-            )
+/// A lock that one process of this network namespace can hold, and that is free again when it ends, however it ends.
+/// `None` where this process may not make one: without that right it could load no table either.
+fn only_one(mode: Mode) -> Result<Option<File>> {
+    let namespace =
+        std::fs::metadata("/proc/self/ns/net").context("cannot tell this network namespace from others")?.ino();
+    let path = format!("/run/{}-{namespace}.lock", Table::name(mode));
+    let opened = File::options().write(true).create(true).truncate(false).mode(0o600).open(&path);
+    let file = match opened {
+        Ok(file) => file,
+        Err(_) if mode.connects() => return Ok(None),
+        Err(error) => {
+            return Err(error).with_context(|| format!("cannot make sure that no other one is watching: {path}"));
         }
-        _ => anyhow::Error::new(error).context("cannot make sure that no other one is watching"),
-    })
+    };
+    match file.try_lock() {
+        Ok(()) => Ok(Some(file)),
+        Err(TryLockError::WouldBlock) => {
+            bail!("another one is watching already, in mode {} in this network namespace; stop it first", mode.name())
+        }
+        Err(TryLockError::Error(error)) => Err(error).with_context(|| format!("cannot lock {path}")),
+    }
 }
 
 impl Daemon {

@@ -20,6 +20,22 @@ fn sigterm_ends_it_with_its_last_words() {
     assert!(!subject.ok("nft list tables").contains("harden_portsentry"), "nothing is left behind");
 }
 
+/// A command that hangs does not keep it from ending.
+#[test]
+fn sigterm_while_a_command_hangs() {
+    let subject = subject();
+    subject.configure("BLOCK_TCP=\"1\"\nSCAN_TRIGGER=\"0\"\nKILL_ROUTE=\"sleep 6; true $TARGET$\"\n");
+    subject.start();
+    subject.scan("203.0.113.9", "-sS -p 11");
+    let hangs = || subject.run("pgrep -f '[s]leep 6'").status == 0;
+    subject.wait_until("the command", hangs);
+    subject.ok("pkill -x portsentry");
+    let runs = || subject.run("pgrep -x portsentry").status == 0;
+    subject.wait_until("one of them to end", || !runs() || !hangs());
+    assert!(!runs(), "the command ended first");
+    subject.wait_until("the command to end as well", || !hangs());
+}
+
 /// A key that nobody knows: 2.0 does not start and names the line, 1.2 does not see it. The embedded one names key, line
 /// and what was meant, as either.
 #[test]
@@ -61,6 +77,53 @@ fn what_cannot_be_is_refused_at_the_start() {
         subject.ignore("not an address\n");
         subject.call("").exits(1).says("Error initializing ignore file");
     }
+}
+
+/// Two of them would take each other's table away, or tell everything twice; the peers do.
+#[test]
+fn a_second_one_of_the_same_mode() {
+    let subject = subject();
+    subject.configure(LOG_ONLY);
+    subject.start();
+    let mode = if subject.generation == First { "-atcp" } else { "--stealth" };
+    let second = subject.call(mode);
+    if subject.embedded {
+        second.exits(1).says("another one is watching already");
+    } else {
+        second.says_not("another one");
+    }
+    subject.settle();
+}
+
+/// A resolver that does not answer. 1.2 waits for it before it tells or blocks anybody. The embedded one blocks first,
+/// tells after two seconds at most, and keeps no line to itself when it is told to end.
+#[test]
+fn a_resolver_that_does_not_answer() {
+    let subject = subject();
+    subject.ok("cp -L /etc/resolv.conf /root/resolv.conf; rm -f /etc/resolv.conf; echo nameserver 192.168.66.250 >/etc/resolv.conf");
+    subject.configure(
+        "RESOLVE_HOST=\"1\"\nBLOCK_TCP=\"1\"\nSCAN_TRIGGER=\"0\"\nKILL_ROUTE=\"/bin/echo route $TARGET$ >>/t/ran\"\n",
+    );
+    subject.ok("sed -i '0,/RESOLVE_HOST/{/RESOLVE_HOST/d}' /etc/portsentry/portsentry.conf");
+    subject.start();
+    subject.scan("203.0.113.9", "-sS -p 11");
+    if subject.embedded {
+        subject.wait_until("the block", || subject.ran().len() == 1);
+        subject.scan("203.0.113.10", "-sS -p 11");
+        subject.wait_until("the second block", || subject.ran().len() == 2);
+        subject.stop();
+        subject.wait_until("both lines", || subject.history().len() == 2);
+        assert!(subject.history()[0].contains("203.0.113.9") && subject.history()[1].contains("203.0.113.10"));
+    } else if subject.generation == Second {
+        subject.wait_until("the block", || subject.ran().len() == 1);
+    } else {
+        let told = || subject.history().len();
+        subject.wait_until("that it waits", || {
+            subject.run("ss -Hun state established dst 192.168.66.250").stdout.contains(":53")
+        });
+        assert_eq!((told(), subject.ran().len()), (0, 0), "nothing is told or done meanwhile");
+    }
+    subject.ok("cp /root/resolv.conf /etc/resolv.conf");
 }
 
 /// SIGHUP ends 2.0.7 and means nothing to 1.2. The embedded one reads its configuration again, and goes on with the old one if the new
