@@ -73,6 +73,11 @@ impl Bed {
     }
 
     #[track_caller]
+    pub fn wait_for_service(&self, service: &str) {
+        wait_for(self.patience(60), service, || self.run(&format!("systemctl is-active {service}")).status == 0);
+    }
+
+    #[track_caller]
     pub fn wait_for_jail(&self, jail: &str) {
         wait_for(self.patience(60), &format!("fail2ban's jail {jail}"), || {
             self.run(&format!("fail2ban-client status {jail}")).status == 0

@@ -10,6 +10,7 @@ mod bed;
 mod containers;
 mod engine;
 mod files;
+mod firewalls;
 mod flow;
 mod kernel;
 mod kill;
@@ -167,6 +168,10 @@ debian! {
         flow::fresh_to_undo
         flow::undo_with_the_packages_leaves_no_trace
         flow::it_installs_itself_where_it_stays
+        firewalls::behind_nftables
+        firewalls::behind_iptables_legacy
+        firewalls::behind_ufw
+        firewalls::behind_firewalld
     }
     embedded_13, Trixie, Embedded: {
         flow::fresh_to_undo
@@ -177,5 +182,9 @@ debian! {
         flow::fresh_to_undo
         flow::undo_with_the_packages_leaves_no_trace
         flow::it_installs_itself_where_it_stays
+        firewalls::behind_nftables
+        firewalls::behind_iptables_legacy
+        firewalls::behind_ufw
+        firewalls::behind_firewalld
     }
 }

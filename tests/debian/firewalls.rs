@@ -1,0 +1,59 @@
+//! The embedded engine beside the firewalls that people run: each drops what is not for ssh, and is loaded again.
+
+use crate::bed::{Bed, OTHER_OUTSIDER, OUTSIDER, Suite, wait_for};
+
+/// Sees the closed ports of a scan that the firewall drops, before and after `reload`; the scanner is blocked.
+fn seen_behind(bed: &Bed, reload: &str) {
+    bed.apply();
+    bed.wait_until_it_listens();
+    seen(bed, OUTSIDER);
+    bed.wait_until_blocked(OUTSIDER);
+    bed.ok(reload);
+    bed.wait_until_it_listens();
+    seen(bed, OTHER_OUTSIDER);
+    bed.wait_until_blocked(OTHER_OUTSIDER);
+    bed.tool("verify").succeeds();
+}
+
+fn seen(bed: &Bed, source: &str) {
+    assert!(bed.ssh_answers(source), "the firewall lets ssh through");
+    let scan = bed.attack(&format!("nmap -sS -Pn -n --max-retries 0 -p 1-20 -S {source} -e wire 192.168.66.1"));
+    assert!(!scan.stdout.contains("closed"), "the firewall drops the rest: {scan}");
+    let told = || bed.run("cat /var/log/portsentry.log").stdout.matches(&format!("from: [{source}]")).count();
+    wait_for(bed.patience(20), &format!("20 ports of {source} in the history"), || told() == 20);
+}
+
+pub fn behind_nftables(suite: Suite) {
+    let bed = Bed::pristine(suite).with_program();
+    bed.apt("install nftables");
+    bed.write(
+        "/etc/nftables.conf",
+        "#!/usr/sbin/nft -f\nflush ruleset\ntable inet filter {\n\tchain input {\n\t\ttype filter hook input priority 0; policy drop;\n\t\tct state established,related accept\n\t\ticmpv6 type { nd-neighbor-solicit, nd-neighbor-advert } accept\n\t\ttcp dport 22 accept\n\t}\n}\n",
+    );
+    bed.ok("systemctl enable nftables; systemctl restart nftables");
+    seen_behind(&bed, "systemctl restart nftables");
+}
+
+pub fn behind_iptables_legacy(suite: Suite) {
+    let bed = Bed::pristine(suite).with_program();
+    bed.apt("install iptables");
+    bed.ok("update-alternatives --set iptables /usr/sbin/iptables-legacy; update-alternatives --set ip6tables /usr/sbin/ip6tables-legacy");
+    let rules = "iptables -A INPUT -m conntrack --ctstate ESTABLISHED,RELATED -j ACCEPT; iptables -A INPUT -p tcp --dport 22 -j ACCEPT; iptables -P INPUT DROP";
+    bed.ok(rules);
+    seen_behind(&bed, &format!("iptables -P INPUT ACCEPT; iptables -F INPUT; {rules}"));
+}
+
+pub fn behind_ufw(suite: Suite) {
+    let bed = Bed::pristine(suite).with_program();
+    bed.apt("install ufw");
+    bed.ok("ufw allow 22/tcp; ufw --force enable");
+    seen_behind(&bed, "ufw reload");
+}
+
+pub fn behind_firewalld(suite: Suite) {
+    let bed = Bed::pristine(suite).with_program();
+    bed.apt("install firewalld");
+    bed.wait_for_service("firewalld");
+    bed.ok("firewall-cmd --set-default-zone=drop; firewall-cmd --permanent --zone=drop --add-service=ssh; firewall-cmd --reload");
+    seen_behind(&bed, "firewall-cmd --reload");
+}
