@@ -68,6 +68,39 @@ fn the_embedded_engine_watches(suite: Suite) {
     bed.wait_until_blocked(OUTSIDER);
 }
 
+/// A VLAN, tunnels without link-layer headers, and a bridge, between this machine and a namespace of its own.
+fn the_embedded_engine_watches_every_kind_of_interface(suite: Suite) {
+    let bed = Bed::own_kernel(suite).with_program();
+    bed.apply();
+    bed.wait_until_it_listens();
+    bed.ok("ip netns add peer; ip link add v type veth peer name w; ip link set w netns peer; ip link set v up; ip -n peer link set w up
+            ip addr add 10.8.0.1/24 dev v; ip -n peer addr add 10.8.0.2/24 dev w");
+    let links = [
+        ("vlan", "link add link v name vlan type vlan id 10", "link add link w name vlan type vlan id 10"),
+        (
+            "tunnel",
+            "link add tunnel type ipip local 10.8.0.1 remote 10.8.0.2",
+            "link add tunnel type ipip local 10.8.0.2 remote 10.8.0.1",
+        ),
+        (
+            "gre",
+            "link add gre type gre local 10.8.0.1 remote 10.8.0.2",
+            "link add gre type gre local 10.8.0.2 remote 10.8.0.1",
+        ),
+    ];
+    for (number, (name, here, there)) in links.into_iter().enumerate() {
+        let net = 10 + number;
+        bed.ok(&format!(
+            "ip {here}; ip -n peer {there}; ip addr add 10.8.{net}.1/24 dev {name}; ip link set {name} up
+                         ip -n peer addr add 10.8.{net}.2/24 dev {name}; ip -n peer link set {name} up"
+        ));
+        let port = 700 + number;
+        bed.run(&format!("ip netns exec peer timeout 5 bash -c '</dev/tcp/10.8.{net}.1/{port}'"));
+        let told = || bed.run("cat /var/log/portsentry.log").stdout.contains(&format!("from: [10.8.{net}.2]"));
+        wait_for(bed.patience(20), &format!("the probe through {name}"), told);
+    }
+}
+
 macro_rules! under_emulation {
     ($($kernel:ident, $suite:ident, $engine:ident: $($test:ident)*;)*) => {$(
         mod $kernel {
@@ -86,7 +119,7 @@ under_emulation! {
     kernel_13, Trixie, Package: chaos_blocks_where_the_kernel_has_it;
     kernel_14, Forky, Package: chaos_blocks_where_the_kernel_has_it;
     embedded_kernel_11, Bullseye, Embedded: the_embedded_engine_watches;
-    embedded_kernel_12, Bookworm, Embedded: the_embedded_engine_watches;
+    embedded_kernel_12, Bookworm, Embedded: the_embedded_engine_watches the_embedded_engine_watches_every_kind_of_interface;
     embedded_kernel_13, Trixie, Embedded: the_embedded_engine_watches;
     embedded_kernel_14, Forky, Embedded: the_embedded_engine_watches;
 }
