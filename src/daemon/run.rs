@@ -338,17 +338,20 @@ impl Daemon {
                         }
                     }
                 }
+                // A flood shows within milliseconds, its end takes a quarter of a second.
                 let (since, packets) = self.counted;
-                if since.elapsed() >= Duration::from_millis(250) {
-                    let a_second = (f64::from(packets) / since.elapsed().as_secs_f64()) as u32;
+                let elapsed = since.elapsed();
+                let a_second = (f64::from(packets) / elapsed.as_secs_f64()) as u32;
+                let is_over = elapsed >= Duration::from_millis(250);
+                if !self.gathering && packets >= BUSY / 20 && a_second > BUSY {
+                    log.gather(64, 1)?;
+                    self.gathering = true;
+                } else if self.gathering && is_over && a_second < QUIET {
+                    log.gather(1, 0)?;
+                    self.gathering = false;
+                }
+                if is_over {
                     self.counted = (Instant::now(), 0);
-                    if self.gathering && a_second < QUIET {
-                        log.gather(1, 0)?;
-                        self.gathering = false;
-                    } else if !self.gathering && a_second > BUSY {
-                        log.gather(64, 1)?;
-                        self.gathering = true;
-                    }
                 }
             }
         }
