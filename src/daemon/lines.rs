@@ -1,6 +1,7 @@
 //! The lines of both generations, byte for byte as they write them. Measured with 1.2-14+b1 and 2.0.7-1.
 
 use std::cell::RefCell;
+use std::fmt::Write;
 
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
@@ -47,15 +48,19 @@ impl Lines {
         self.dialect
     }
 
-    /// What is logged of `scan`, before any reaction.
-    pub fn logged(&self, scan: &Scan, name: Option<&HostName>) -> String {
+    /// Appends to `out` what is logged of `scan` itself, without a newline.
+    pub fn logged(&self, scan: &Scan, name: Option<&HostName>, out: &mut String) {
         match self.dialect {
             Dialect::V1 => {
                 let (kind, host) = (first_kind(scan.probe.kind), host(scan, name));
-                let Scan { probe, .. } = scan;
-                format!("attackalert: {kind} from host: {host} to {} port: {}", probe.kind.protocol(), probe.port)
+                for part in
+                    ["attackalert: ", &kind, " from host: ", &host, " to ", scan.probe.kind.protocol(), " port: "]
+                {
+                    out.push_str(part);
+                }
+                push(out, scan.probe.port);
             }
-            Dialect::V2 => second(scan, name),
+            Dialect::V2 => second(scan, name, out),
         }
     }
 
@@ -74,9 +79,12 @@ impl Lines {
         format!("attackalert: Ignoring {} response per configuration file setting.", scan.probe.kind.protocol())
     }
 
-    /// The line of the history, with its newline; `None` where this generation writes none. `logged` is what
-    /// [`Lines::logged`] says of the same scan.
-    pub fn history(&self, scan: &Scan, name: Option<&HostName>, at: Timestamp, logged: &str) -> Option<String> {
+    /// Appends to `out` the line of the history with its newline, or nothing where this generation writes none. `logged`
+    /// is what [`Lines::logged`] says of the same scan.
+    pub fn history(&self, scan: &Scan, name: Option<&HostName>, at: Timestamp, logged: &str, out: &mut String) {
+        if self.dialect == Dialect::V1 && !matches!(scan.reaction, Reaction::Block(_)) {
+            return;
+        }
         let mut second = self.second.borrow_mut();
         if second.0 != at.as_second() {
             let local = at.to_zoned_datetime(self.zone.clone());
@@ -88,17 +96,30 @@ impl Lines {
         }
         let (_, before, behind) = &*second;
         match self.dialect {
-            Dialect::V1 if matches!(scan.reaction, Reaction::Block(_)) => Some(format!(
-                "{} - {before} Host: {} Port: {} {} Blocked\n",
-                at.as_second(),
-                host(scan, name),
-                scan.probe.port,
-                scan.probe.kind.protocol()
-            )),
-            Dialect::V1 => None,
-            Dialect::V2 => Some(format!("{before}.{:03}{behind} {logged}\n", at.subsec_millisecond())),
+            Dialect::V1 => {
+                push(out, at.as_second());
+                for part in [" - ", before, " Host: ", &host(scan, name), " Port: "] {
+                    out.push_str(part);
+                }
+                push(out, scan.probe.port);
+                for part in [" ", scan.probe.kind.protocol(), " Blocked\n"] {
+                    out.push_str(part);
+                }
+            }
+            Dialect::V2 => {
+                out.push_str(before);
+                push(out, format_args!(".{:03}", at.subsec_millisecond()));
+                for part in [behind, " ", logged, "\n"] {
+                    out.push_str(part);
+                }
+            }
         }
     }
+}
+
+/// Appends what `value` looks like; to a string that cannot fail.
+fn push(out: &mut String, value: impl std::fmt::Display) {
+    let _ = write!(out, "{value}");
 }
 
 /// `NAME/ADDRESS`.
@@ -119,21 +140,30 @@ fn first_kind(kind: Kind) -> String {
     }
 }
 
-fn second(scan: &Scan, name: Option<&HostName>) -> String {
+/// One line in many thousands a second: put together from parts, the address written once.
+fn second(scan: &Scan, name: Option<&HostName>, out: &mut String) {
     let Scan { probe, .. } = scan;
-    let name = name.map_or_else(|| probe.source.to_string(), |HostName(name)| name.clone());
-    format!(
-        "Scan from: [{}] ({name}) protocol: [{}] port: [{}] type: [{}] IP opts: [{}] ignored: [{}] triggered: [{}] noblock: [{}] blocked: [{}]",
-        probe.source,
-        probe.kind.protocol(),
-        probe.port,
-        probe.kind,
-        probe.ip_options,
-        scan.ignored,
-        word(scan.triggered),
-        word(scan.noblock),
-        word(scan.blocked)
-    )
+    let address = probe.source.to_string();
+    let name = name.map_or(address.as_str(), |HostName(name)| name);
+    for part in ["Scan from: [", &address, "] (", name, ") protocol: [", probe.kind.protocol(), "] port: ["] {
+        out.push_str(part);
+    }
+    push(out, probe.port);
+    out.push_str("] type: [");
+    push(out, probe.kind);
+    out.push_str("] IP opts: [");
+    push(out, probe.ip_options);
+    let words = [
+        ("] ignored: [", if scan.ignored { "true" } else { "false" }),
+        ("] triggered: [", word(scan.triggered)),
+        ("] noblock: [", word(scan.noblock)),
+        ("] blocked: [", word(scan.blocked)),
+    ];
+    for (key, word) in words {
+        out.push_str(key);
+        out.push_str(word);
+    }
+    out.push(']');
 }
 
 fn word(word: Word) -> &'static str {
@@ -165,13 +195,25 @@ mod tests {
         Lines::in_zone(dialect, TimeZone::UTC)
     }
 
+    fn logged(dialect: Dialect, scan: &Scan) -> String {
+        let mut out = String::new();
+        lines(dialect).logged(scan, None, &mut out);
+        out
+    }
+
+    fn history(dialect: Dialect, scan: &Scan, name: Option<&HostName>, at: Timestamp) -> String {
+        let mut out = String::new();
+        lines(dialect).history(scan, name, at, &logged(dialect, scan), &mut out);
+        out
+    }
+
     #[test]
     fn as_2_0_7_wrote_them() {
         let scan = scan(Kind::Tcp(SYN), Reaction::Block(Block::Yes));
         let line = "Scan from: [203.0.113.9] (203.0.113.9) protocol: [TCP] port: [11] type: [TCP SYN/Normal scan] IP opts: [not set] ignored: [false] triggered: [true] noblock: [false] blocked: [true]";
-        assert_eq!(lines(Dialect::V2).logged(&scan, None), line);
+        assert_eq!(logged(Dialect::V2, &scan), line);
         let at = "2026-11-25T04:08:22.850Z".parse().unwrap();
-        let history = lines(Dialect::V2).history(&scan, None, at, line).unwrap();
+        let history = history(Dialect::V2, &scan, None, at);
         assert_eq!(history, format!("2026-11-25T04:08:22.850+0000 {line}\n"));
         assert_eq!(
             lines(Dialect::V2).already_blocked(&scan, None),
@@ -181,7 +223,6 @@ mod tests {
 
     #[test]
     fn as_1_2_wrote_them() {
-        let first = lines(Dialect::V1);
         let blocked = Reaction::Block(Block::Yes);
         for (kind, wanted) in [
             (Kind::Tcp(SYN), "attackalert: TCP SYN/Normal scan from host: 203.0.113.9/203.0.113.9 to TCP port: 11"),
@@ -189,15 +230,15 @@ mod tests {
             (Kind::Udp, "attackalert: UDP scan from host: 203.0.113.9/203.0.113.9 to UDP port: 11"),
             (Kind::ConnectUdp, "attackalert: Connect from host: 203.0.113.9/203.0.113.9 to UDP port: 11"),
         ] {
-            assert_eq!(first.logged(&scan(kind, blocked), None), wanted);
+            assert_eq!(logged(Dialect::V1, &scan(kind, blocked)), wanted);
         }
         let at = Timestamp::from_second(1_795_579_778).unwrap();
         let name = HostName::clean("evil.example");
         assert_eq!(
-            first.history(&scan(Kind::Tcp(SYN), blocked), name.as_ref(), at, "").unwrap(),
+            history(Dialect::V1, &scan(Kind::Tcp(SYN), blocked), name.as_ref(), at),
             "1795579778 - 11/25/2026 04:09:38 Host: evil.example/203.0.113.9 Port: 11 TCP Blocked\n"
         );
-        assert_eq!(first.history(&scan(Kind::Tcp(SYN), Reaction::AlreadyBlocked), None, at, ""), None);
+        assert_eq!(history(Dialect::V1, &scan(Kind::Tcp(SYN), Reaction::AlreadyBlocked), None, at), "");
     }
 
     #[test]

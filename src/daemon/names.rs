@@ -15,9 +15,8 @@ use jiff::Timestamp;
 
 use super::decide::Scan;
 use super::lines::{HostName, Lines};
-use super::output::Output;
-use super::respond::told;
-use crate::syntax::Dialect;
+use super::output::{Output, Parcel};
+use super::respond::tell;
 
 const PATIENCE: Duration = Duration::from_secs(2);
 const LOOKUPS: usize = 4;
@@ -46,12 +45,11 @@ pub struct Names {
     teller: JoinHandle<()>,
     output: Output,
     lines: Lines,
-    dialect: Dialect,
 }
 
 impl Names {
     /// Starts the threads. Those that look up end with the process: one may hang in a lookup.
-    pub fn start(dialect: Dialect, lines: Lines, output: Output) -> Names {
+    pub fn start(lines: Lines, output: Output) -> Names {
         let (news, queue) = sync_channel(2 * WAITING);
         let (questions, asked) = sync_channel::<IpAddr>(WAITING);
         let asked = Arc::new(Mutex::new(asked));
@@ -63,13 +61,12 @@ impl Names {
             questions,
             output: output.clone(),
             lines: lines.clone(),
-            dialect,
             waiting: std::collections::VecDeque::new(),
             known: HashMap::new(),
             patience: PATIENCE,
         };
         let teller = std::thread::spawn(move || teller.run(&queue));
-        Names { news, teller, output, lines, dialect }
+        Names { news, teller, output, lines }
     }
 
     /// Tells `scan` once its name is known, or known not to come.
@@ -78,8 +75,7 @@ impl Names {
         if let Err(TrySendError::Full(News::Scan(named)) | TrySendError::Disconnected(News::Scan(named))) =
             self.news.try_send(News::Scan(Box::new(named)))
         {
-            let Named { scan, at, log, record, .. } = *named;
-            self.output.send(told(&self.lines, self.dialect, &scan, None, at, log, record));
+            told(&self.output, &self.lines, &named, None);
         }
     }
 }
@@ -90,6 +86,12 @@ impl Names {
         let _ = self.news.send(News::End);
         let _ = self.teller.join();
     }
+}
+
+fn told(output: &Output, lines: &Lines, named: &Named, name: Option<&HostName>) {
+    let mut parcel = Parcel::default();
+    tell(lines, &named.scan, name, named.at, &named.log, &named.record, &mut parcel);
+    output.send(parcel);
 }
 
 fn look_up(asked: &Mutex<Receiver<IpAddr>>, news: &SyncSender<News>) {
@@ -106,7 +108,6 @@ struct Teller {
     questions: SyncSender<IpAddr>,
     output: Output,
     lines: Lines,
-    dialect: Dialect,
     waiting: std::collections::VecDeque<Named>,
     /// `None`: asked, and not answered yet.
     known: HashMap<IpAddr, Option<Option<HostName>>>,
@@ -158,8 +159,8 @@ impl Teller {
                 Some(None) if named.since.elapsed() < self.patience && self.waiting.len() < WAITING => return,
                 _ => None,
             };
-            let Some(Named { scan, at, log, record, .. }) = self.waiting.pop_front() else { return };
-            self.output.send(told(&self.lines, self.dialect, &scan, name.as_ref(), at, log, record));
+            let Some(named) = self.waiting.pop_front() else { return };
+            told(&self.output, &self.lines, &named, name.as_ref());
         }
     }
 }

@@ -20,8 +20,8 @@ const WAITING: usize = 4_096;
 /// Lines that belong together.
 #[derive(Debug, Default, Clone)]
 pub struct Parcel {
-    /// Without newlines.
-    pub log: Vec<String>,
+    /// With newlines.
+    pub log: String,
     /// With newlines.
     pub history: String,
     /// As the generation's blocked file has them.
@@ -29,6 +29,12 @@ pub struct Parcel {
 }
 
 impl Parcel {
+    /// Adds a line to the log.
+    pub fn say(&mut self, line: &str) {
+        self.log.push_str(line);
+        self.log.push('\n');
+    }
+
     pub fn is_empty(&self) -> bool {
         self.log.is_empty() && self.history.is_empty() && self.blocked.is_empty()
     }
@@ -75,13 +81,15 @@ impl Output {
             return;
         }
         if let Err(TrySendError::Full(Job::Write(parcel))) = self.jobs.try_send(Job::Write(parcel)) {
-            self.lost.fetch_add(parcel.log.len().max(1) as u64, Ordering::Relaxed);
+            self.lost.fetch_add(parcel.log.lines().count().max(1) as u64, Ordering::Relaxed);
         }
     }
 
     /// Logs one line.
-    pub fn say(&self, line: impl Into<String>) {
-        self.send(Parcel { log: vec![line.into()], ..Parcel::default() });
+    pub fn say(&self, line: &str) {
+        let mut parcel = Parcel::default();
+        parcel.say(line);
+        self.send(parcel);
     }
 
     /// From now on these files are written, opened anew.
@@ -142,7 +150,7 @@ impl Sink {
         while all.history.len() < 1 << 20 {
             match queue.try_recv() {
                 Ok(Job::Write(mut more)) => {
-                    all.log.append(&mut more.log);
+                    all.log.push_str(&more.log);
                     all.history.push_str(&more.history);
                     all.blocked.append(&mut more.blocked);
                 }
@@ -160,12 +168,12 @@ impl Sink {
         let lost = self.lost.swap(0, Ordering::Relaxed);
         self.log.write(&parcel.log);
         for problem in [history, blocked].into_iter().flatten() {
-            self.log.write(&[problem]);
+            self.log.write(&(problem + "\n"));
         }
         if lost > 0 {
-            self.log.write(&[format!(
-                "adminalert: {lost} lines were lost: they could not be written as fast as they came"
-            )]);
+            self.log.write(&format!(
+                "adminalert: {lost} lines were lost: they could not be written as fast as they came\n"
+            ));
         }
     }
 
@@ -174,7 +182,7 @@ impl Sink {
         self.blocked = AppendedFile::new(blocked);
         // It is there again before anybody misses it: without it fail2ban does not start (trap 21).
         for problem in [self.history.append(b""), self.blocked.append(b"")].into_iter().flatten() {
-            self.log.write(&[problem]);
+            self.log.write(&(problem + "\n"));
         }
     }
 }
@@ -229,14 +237,13 @@ enum Log {
 }
 
 impl Log {
-    fn write(&mut self, lines: &[String]) {
+    fn write(&mut self, lines: &str) {
         match self {
             Log::Stdout => {
-                let text: String = lines.iter().flat_map(|line| [line.as_str(), "\n"]).collect();
                 let mut stdout = io::stdout().lock();
-                let _ = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
+                let _ = stdout.write_all(lines.as_bytes()).and_then(|()| stdout.flush());
             }
-            Log::Syslog(socket) => lines.iter().for_each(|line| to_syslog(socket, line)),
+            Log::Syslog(socket) => lines.lines().for_each(|line| to_syslog(socket, line)),
         }
     }
 }

@@ -166,7 +166,11 @@ impl Worker {
         }
         match &self.names {
             Some(names) => names.tell(scan, at, log, record),
-            None => self.output.send(told(&self.lines, self.dialect, &scan, None, at, log, record)),
+            None => {
+                let mut parcel = Parcel::default();
+                tell(&self.lines, &scan, None, at, &log, &record, &mut parcel);
+                self.output.send(parcel);
+            }
         }
     }
 
@@ -242,38 +246,39 @@ impl Worker {
     }
 }
 
-/// All that is written of a scan: `log` is what was done about it, `record` what the blocked file gets.
-pub fn told(
+/// Appends to `parcel` all that is written of a scan: `done` is what was done about it, `record` what the blocked file gets.
+pub fn tell(
     lines: &Lines,
-    dialect: Dialect,
     scan: &Scan,
     name: Option<&HostName>,
     at: Timestamp,
-    log: Vec<String>,
-    mut record: Vec<u8>,
-) -> Parcel {
-    let mut all = Vec::new();
-    let mut before = log;
-    if scan.reaction == Reaction::AlreadyBlocked {
-        before.push(lines.already_blocked(scan, name));
-    }
-    let scan_line = lines.logged(scan, name);
-    let history = lines.history(scan, name, at, &scan_line).unwrap_or_default();
+    done: &[String],
+    record: &[u8],
+    parcel: &mut Parcel,
+) {
     // 1.2 logs the scan first, 2.0 last.
-    match dialect {
-        Dialect::V1 => {
-            all.push(scan_line);
-            all.append(&mut before);
-        }
-        Dialect::V2 => {
-            all.append(&mut before);
-            all.push(scan_line);
-        }
+    let first = lines.dialect() == Dialect::V1;
+    if !first {
+        tell_done(lines, scan, name, done, parcel);
     }
-    if dialect == Dialect::V1 {
-        record = history.clone().into_bytes();
+    let start = parcel.log.len();
+    lines.logged(scan, name, &mut parcel.log);
+    let written = parcel.history.len();
+    lines.history(scan, name, at, &parcel.log[start..], &mut parcel.history);
+    parcel.log.push('\n');
+    if first {
+        tell_done(lines, scan, name, done, parcel);
+        parcel.blocked.extend_from_slice(&parcel.history.as_bytes()[written..]);
+    } else {
+        parcel.blocked.extend_from_slice(record);
     }
-    Parcel { log: all, history, blocked: record }
+}
+
+fn tell_done(lines: &Lines, scan: &Scan, name: Option<&HostName>, done: &[String], parcel: &mut Parcel) {
+    done.iter().for_each(|line| parcel.say(line));
+    if scan.reaction == Reaction::AlreadyBlocked {
+        parcel.say(&lines.already_blocked(scan, name));
+    }
 }
 
 fn run(command: &str) -> Result<(), String> {

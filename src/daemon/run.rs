@@ -24,7 +24,7 @@ use super::lines::Lines;
 use super::names::Names;
 use super::output::{Output, Parcel, Writer};
 use super::probe::Probe;
-use super::respond::{Commands, Responder, told};
+use super::respond::{Commands, Responder, tell};
 use super::table::Table;
 use crate::kernel::{Nflog, Received};
 use crate::syntax::Dialect;
@@ -123,10 +123,10 @@ fn watch(
     let dialect = invocation.mode.dialect();
     let mut said = greeting(&invocation, &config);
     said.extend(config.warnings.iter().chain(&complaints).map(|line| format!("adminalert: warning: {line}")));
-    output.send(Parcel { log: said, ..Parcel::default() });
+    said.iter().for_each(|line| output.say(line));
     let source = if invocation.mode.connects() {
         let (listeners, told) = Listeners::open(&invocation, &config)?;
-        output.send(Parcel { log: told, ..Parcel::default() });
+        told.iter().for_each(|line| output.say(line));
         Source::Sockets(listeners)
     } else {
         let log = Nflog::bind(GROUPS)?;
@@ -134,7 +134,7 @@ fn watch(
         Source::Kernel { log, table }
     };
     let lines = Lines::new(dialect);
-    let names = config.resolve_host.then(|| Names::start(dialect, lines.clone(), output.clone()));
+    let names = config.resolve_host.then(|| Names::start(lines.clone(), output.clone()));
     let commands = Commands::of(&config, invocation.mode.name());
     let decider = Decider::new(&config, dialect, invocation.same_address_check, ignore, blocked);
     let mut daemon = Daemon {
@@ -286,10 +286,10 @@ impl Daemon {
         let (_, told_repeats, told_left_out) = self.summed_up;
         let (repeated, untold) = (repeats.saturating_sub(told_repeats), left_out.saturating_sub(told_left_out));
         if repeated > 0 {
-            self.output.say(format!("adminalert: {repeated} packets repeated probes that were told"));
+            self.output.say(&format!("adminalert: {repeated} packets repeated probes that were told"));
         }
         if untold > 0 {
-            self.output.say(format!(
+            self.output.say(&format!(
                 "adminalert: {untold} probes are not in the history: of one source, or of sources that asked once, there were too many"
             ));
         }
@@ -366,11 +366,11 @@ impl Daemon {
             Ok(complaints) => {
                 self.output.say("adminalert: configuration read again");
                 for complaint in complaints {
-                    self.output.say(format!("adminalert: warning: {complaint}"));
+                    self.output.say(&format!("adminalert: warning: {complaint}"));
                 }
             }
             Err(error) => {
-                self.output.say(format!(
+                self.output.say(&format!(
                     "adminalert: ERROR: the new configuration is not taken, the old one goes on: {error:#}"
                 ));
             }
@@ -441,16 +441,13 @@ impl Telling<'_> {
             let file = self.config.ignore_file.as_ref().map_or(String::new(), |path| path.display().to_string());
             log.push(format!("Host: {source} found in ignore file {file} aborting actions"));
         }
-        let told = told(self.lines, self.lines.dialect(), &scan, None, at, log, Vec::new());
-        self.parcel.log.extend(told.log);
-        self.parcel.history.push_str(&told.history);
-        self.parcel.blocked.extend(told.blocked);
+        tell(self.lines, &scan, None, at, &log, &[], &mut self.parcel);
     }
 
     fn debug(&mut self, probe: &Probe) {
         if self.invocation.debug && self.invocation.same_address_check && probe.source == probe.destination {
             let line = format!("debug: Source address {0} same as destination address {0}, skipping", probe.source);
-            self.parcel.log.push(line);
+            self.parcel.say(&line);
         }
     }
 
@@ -458,7 +455,7 @@ impl Telling<'_> {
     fn warn(&mut self, last: &mut Option<Instant>, what: &str) {
         if last.is_none_or(|last| last.elapsed() > Duration::from_secs(10)) {
             *last = Some(Instant::now());
-            self.parcel.log.push(format!("adminalert: {what}"));
+            self.parcel.say(&format!("adminalert: {what}"));
         }
     }
 }
