@@ -439,7 +439,7 @@ impl Telling<'_> {
         }
         if scan.ignored && self.invocation.verbose {
             let file = self.config.ignore_file.as_ref().map_or(String::new(), |path| path.display().to_string());
-            log.push(format!("Host: {source} found in ignore file {file} aborting actions"));
+            log.push(format!("Host: {source} found in ignore file {file}, aborting actions"));
         }
         tell(self.lines, &scan, None, at, &log, &[], &mut self.parcel);
     }

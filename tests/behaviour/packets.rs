@@ -206,6 +206,6 @@ fn verbosely_whom_it_ignores() {
     subject.start_modes(&["--stealth -v"]);
     subject.scan("203.0.113.9", "-sS -p 11");
     subject.wait_for("that it is ignored", |log| {
-        log.iter().any(|line| line == "Host: 203.0.113.9 found in ignore file /t/ignore aborting actions")
+        log.iter().any(|line| line == "Host: 203.0.113.9 found in ignore file /t/ignore, aborting actions")
     });
 }
