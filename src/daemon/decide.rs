@@ -89,20 +89,24 @@ struct Source {
     untold: Option<Box<Scan>>,
 }
 
-/// All sources, and who is blocked.
+/// All sources, and what to make of them.
 pub struct Decider {
-    dialect: Dialect,
     same_address_check: bool,
+    sources: LruCache<IpAddr, Source, RandomState>,
+    judge: Judge,
+}
+
+/// What the configuration says, and what is counted over all sources.
+struct Judge {
+    dialect: Dialect,
     trigger: u32,
     scan_ports: usize,
     scan_window: u64,
     block_tcp: Block,
     block_udp: Block,
     ignore: IgnoreList,
-    sources: LruCache<IpAddr, Source, RandomState>,
     blocked: HashSet<IpAddr>,
-    /// Lines that were left out: a source had too many, or too many sources asked once.
-    pub lines_left_out: u64,
+    lines_left_out: u64,
     strangers: u64,
     strangers_since: u64,
 }
@@ -116,33 +120,38 @@ impl Decider {
         ignore: IgnoreList,
         blocked: HashSet<IpAddr>,
     ) -> Decider {
-        let mut decider = Decider {
+        let judge = Judge {
             dialect,
-            same_address_check,
             trigger: 0,
             scan_ports: 0,
             scan_window: 0,
             block_tcp: Block::No,
             block_udp: Block::No,
             ignore: IgnoreList::default(),
-            sources: LruCache::with_hasher(SOURCES, RandomState::new()),
             blocked,
             lines_left_out: 0,
             strangers: STRANGERS,
             strangers_since: 0,
         };
+        let sources = LruCache::with_hasher(SOURCES, RandomState::new());
+        let mut decider = Decider { same_address_check, sources, judge };
         decider.configure(config, ignore);
         decider
     }
 
     /// Takes a new configuration; what is known of sources stays.
     pub fn configure(&mut self, config: &Config, ignore: IgnoreList) {
-        self.trigger = config.scan_trigger.max(1);
-        self.scan_ports = config.scan_ports.max(1);
-        self.scan_window = u64::from(config.scan_window);
-        self.block_tcp = config.block_tcp;
-        self.block_udp = config.block_udp;
-        self.ignore = ignore;
+        self.judge.trigger = config.scan_trigger.max(1);
+        self.judge.scan_ports = config.scan_ports.max(1);
+        self.judge.scan_window = u64::from(config.scan_window);
+        self.judge.block_tcp = config.block_tcp;
+        self.judge.block_udp = config.block_udp;
+        self.judge.ignore = ignore;
+    }
+
+    /// Lines that were left out: a source had too many, or too many sources asked once.
+    pub fn lines_left_out(&self) -> u64 {
+        self.judge.lines_left_out
     }
 
     /// Decides about `probe`, seen at `now` (seconds). `emit` gets what is to be told: none, one, or, when packets that
@@ -151,34 +160,36 @@ impl Decider {
         if self.same_address_check && probe.source == probe.destination {
             return;
         }
-        if probe.kind.is_ambiguous() {
-            let source = self.sources.entry(probe.source).or_insert_with(Source::default);
-            if source.hits == 0 && !self.blocked.contains(&probe.source) {
-                if !source.held.iter().any(|held| held.port == probe.port) {
-                    source.held.push(probe);
-                }
-                if source.held.len() < AMBIGUOUS_PORTS {
-                    return;
-                }
-                for held in std::mem::take(&mut source.held) {
-                    self.count(held, Seen::First, now, emit);
-                }
-                return;
+        let source = self.sources.entry(probe.source).or_insert_with(Source::default);
+        if probe.kind.is_ambiguous() && source.hits == 0 && !self.judge.blocked.contains(&probe.source) {
+            if !source.held.iter().any(|held| held.port == probe.port) {
+                source.held.push(probe);
             }
+            if source.held.len() >= AMBIGUOUS_PORTS {
+                for held in std::mem::take(&mut source.held) {
+                    self.judge.count(source, held, Seen::First, now, emit);
+                }
+            }
+            return;
         }
-        let held = match self.sources.get_mut(&probe.source) {
-            Some(source) if !source.held.is_empty() => std::mem::take(&mut source.held),
-            _ => Vec::new(),
-        };
-        self.count(probe, seen, now, emit);
+        self.judge.count(source, probe, seen, now, emit);
         // What was held is now in bad company.
-        for held in held {
-            self.count(held, Seen::First, now, emit);
+        for held in std::mem::take(&mut source.held) {
+            self.judge.count(source, held, Seen::First, now, emit);
         }
     }
 
-    fn count(&mut self, probe: Probe, seen: Seen, now: u64, emit: &mut dyn FnMut(Scan)) {
-        let source = self.sources.entry(probe.source).or_insert_with(Source::default);
+    /// A block of `address` failed or was taken back: the next probe tries again.
+    pub fn forget_block(&mut self, address: IpAddr) {
+        self.judge.blocked.remove(&address);
+        if let Some(source) = self.sources.get_mut(&address) {
+            source.said_already = false;
+        }
+    }
+}
+
+impl Judge {
+    fn count(&mut self, source: &mut Source, probe: Probe, seen: Seen, now: u64, emit: &mut dyn FnMut(Scan)) {
         if self.ignore.contains(probe.source) {
             // 1.2 says nothing of whom it ignores.
             if self.dialect == Dialect::V2
@@ -246,14 +257,6 @@ impl Decider {
             emit(*first);
         }
         emit(scan);
-    }
-
-    /// A block of `address` failed or was taken back: the next probe tries again.
-    pub fn forget_block(&mut self, address: IpAddr) {
-        self.blocked.remove(&address);
-        if let Some(source) = self.sources.get_mut(&address) {
-            source.said_already = false;
-        }
     }
 }
 
@@ -383,16 +386,16 @@ mod tests {
     #[test]
     fn sources_that_ask_once_have_so_many_lines_and_one_that_asks_again_has_all_of_its_own() {
         let mut decider = decider(Dialect::V2, Config::default());
-        decider.strangers = 1;
+        decider.judge.strangers = 1;
         let mut told = words(&mut decider, &[(1, 1, S, Seen::First), (2, 2, S, Seen::First), (3, 3, S, Seen::First)]);
         // 1,000 seconds have brought 10,000 more by then.
         assert_eq!(told.len(), 3);
-        decider.strangers = 0;
+        decider.judge.strangers = 0;
         told = words(&mut decider, &[(4, 4, S, Seen::First), (5, 5, S, Seen::First)]);
-        assert_eq!((told.len(), decider.lines_left_out), (0, 2));
+        assert_eq!((told.len(), decider.lines_left_out()), (0, 2));
         told = words(&mut decider, &[(4, 6, S, Seen::First)]);
         assert_eq!(told, ["4 fttf Nothing", "6 fttf Nothing"]);
-        assert_eq!(decider.lines_left_out, 1);
+        assert_eq!(decider.lines_left_out(), 1);
     }
 
     #[test]
@@ -400,6 +403,6 @@ mod tests {
         let mut decider = decider(Dialect::V2, Config::default());
         let hits: Vec<_> = (0..5_000).map(|port| (9, port, S, Seen::First)).collect();
         assert_eq!(words(&mut decider, &hits).len(), LINES as usize);
-        assert_eq!(decider.lines_left_out, 5_000 - u64::from(LINES));
+        assert_eq!(decider.lines_left_out(), 5_000 - u64::from(LINES));
     }
 }

@@ -30,9 +30,8 @@ impl HostName {
 pub struct Lines {
     dialect: Dialect,
     zone: TimeZone,
-    /// The second that was written last, and how: what comes before and behind its fraction. In a flood thousands of
-    /// lines share one.
-    second: RefCell<(i64, String, String)>,
+    /// The millisecond that was written last, and how. In a flood hundreds of lines share one.
+    stamp: RefCell<(i64, String)>,
 }
 
 impl Lines {
@@ -41,7 +40,7 @@ impl Lines {
     }
 
     fn in_zone(dialect: Dialect, zone: TimeZone) -> Lines {
-        Lines { dialect, zone, second: RefCell::new((i64::MIN, String::new(), String::new())) }
+        Lines { dialect, zone, stamp: RefCell::new((i64::MIN, String::new())) }
     }
 
     pub fn dialect(&self) -> Dialect {
@@ -85,20 +84,19 @@ impl Lines {
         if self.dialect == Dialect::V1 && !matches!(scan.reaction, Reaction::Block(_)) {
             return;
         }
-        let mut second = self.second.borrow_mut();
-        if second.0 != at.as_second() {
+        let mut stamp = self.stamp.borrow_mut();
+        if stamp.0 != at.as_millisecond() {
             let local = at.to_zoned_datetime(self.zone.clone());
-            let (before, behind) = match self.dialect {
-                Dialect::V1 => ("%m/%d/%Y %H:%M:%S", ""),
-                Dialect::V2 => ("%Y-%m-%dT%H:%M:%S", "%z"),
+            let text = match self.dialect {
+                Dialect::V1 => local.strftime("%s - %m/%d/%Y %H:%M:%S Host: "),
+                Dialect::V2 => local.strftime("%Y-%m-%dT%H:%M:%S%.3f%z "),
             };
-            *second = (at.as_second(), local.strftime(before).to_string(), local.strftime(behind).to_string());
+            *stamp = (at.as_millisecond(), text.to_string());
         }
-        let (_, before, behind) = &*second;
+        out.push_str(&stamp.1);
         match self.dialect {
             Dialect::V1 => {
-                push(out, at.as_second());
-                for part in [" - ", before, " Host: ", &host(scan, name), " Port: "] {
+                for part in [&host(scan, name), " Port: "] {
                     out.push_str(part);
                 }
                 push(out, scan.probe.port);
@@ -107,11 +105,8 @@ impl Lines {
                 }
             }
             Dialect::V2 => {
-                out.push_str(before);
-                push(out, format_args!(".{:03}", at.subsec_millisecond()));
-                for part in [behind, " ", logged, "\n"] {
-                    out.push_str(part);
-                }
+                out.push_str(logged);
+                out.push('\n');
             }
         }
     }
@@ -140,29 +135,33 @@ fn first_kind(kind: Kind) -> String {
     }
 }
 
-/// One line in many thousands a second: put together from parts, the address written once.
+/// One line in many thousands a second: put together from parts whose lengths the compiler knows, the address written
+/// once.
 fn second(scan: &Scan, name: Option<&HostName>, out: &mut String) {
     let Scan { probe, .. } = scan;
-    let address = probe.source.to_string();
-    let name = name.map_or(address.as_str(), |HostName(name)| name);
-    for part in ["Scan from: [", &address, "] (", name, ") protocol: [", probe.kind.protocol(), "] port: ["] {
-        out.push_str(part);
+    out.push_str("Scan from: [");
+    let start = out.len();
+    push(out, probe.source);
+    let end = out.len();
+    out.push_str("] (");
+    match name {
+        Some(HostName(name)) => out.push_str(name),
+        None => out.extend_from_within(start..end),
     }
+    out.push_str(") protocol: [");
+    out.push_str(probe.kind.protocol());
+    out.push_str("] port: [");
     push(out, probe.port);
     out.push_str("] type: [");
     push(out, probe.kind);
     out.push_str("] IP opts: [");
     push(out, probe.ip_options);
-    let words = [
-        ("] ignored: [", if scan.ignored { "true" } else { "false" }),
-        ("] triggered: [", word(scan.triggered)),
-        ("] noblock: [", word(scan.noblock)),
-        ("] blocked: [", word(scan.blocked)),
-    ];
-    for (key, word) in words {
-        out.push_str(key);
-        out.push_str(word);
-    }
+    out.push_str(if scan.ignored { "] ignored: [true] triggered: [" } else { "] ignored: [false] triggered: [" });
+    out.push_str(word(scan.triggered));
+    out.push_str("] noblock: [");
+    out.push_str(word(scan.noblock));
+    out.push_str("] blocked: [");
+    out.push_str(word(scan.blocked));
     out.push(']');
 }
 

@@ -6,16 +6,21 @@ use std::io::{self, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use jiff::ZonedDateTime;
 
-/// Parcels that may wait to be written; more are counted and thrown away.
+/// Parcels, and bytes, that may wait to be written; more are counted and thrown away.
 const WAITING: usize = 4_096;
+const WAITING_BYTES: usize = 32 << 20;
+/// Written parcels that are kept to be filled again, and how large one may be: giving memory back to the kernel and
+/// asking for it anew costs more than a line.
+const SPARE: usize = 4;
+const SPARE_BYTES: usize = 256 << 10;
 
 /// Lines that belong together.
 #[derive(Debug, Default, Clone)]
@@ -35,8 +40,17 @@ impl Parcel {
         self.log.push('\n');
     }
 
-    pub fn is_empty(&self) -> bool {
-        self.log.is_empty() && self.history.is_empty() && self.blocked.is_empty()
+    /// Its bytes.
+    pub fn len(&self) -> usize {
+        self.log.len() + self.history.len() + self.blocked.len()
+    }
+
+    /// The same memory, empty.
+    fn cleared(mut self) -> Parcel {
+        self.log.clear();
+        self.history.clear();
+        self.blocked.clear();
+        self
     }
 }
 
@@ -54,7 +68,16 @@ enum Job {
 #[derive(Clone)]
 pub struct Output {
     jobs: SyncSender<Job>,
-    lost: Arc<AtomicU64>,
+    shared: Arc<Shared>,
+}
+
+/// What both sides know.
+#[derive(Default)]
+struct Shared {
+    /// Lines that were thrown away and not told yet.
+    lost: AtomicU64,
+    waiting_bytes: AtomicUsize,
+    spare: Mutex<Vec<Parcel>>,
 }
 
 /// The thread that writes.
@@ -64,25 +87,39 @@ impl Output {
     /// Starts the thread.
     pub fn start(to_syslog: bool, history: Option<PathBuf>, blocked: Option<PathBuf>) -> (Output, Writer) {
         let (jobs, queue) = sync_channel(WAITING);
-        let lost = Arc::new(AtomicU64::new(0));
+        let shared = Arc::new(Shared::default());
         let mut sink = Sink {
             log: if to_syslog { Log::Syslog(None) } else { Log::Stdout },
             history: AppendedFile::new(history),
             blocked: AppendedFile::new(blocked),
-            lost: Arc::clone(&lost),
+            shared: Arc::clone(&shared),
         };
         let thread = std::thread::spawn(move || sink.run(&queue));
-        (Output { jobs, lost }, Writer(thread))
+        (Output { jobs, shared }, Writer(thread))
+    }
+
+    /// An empty parcel.
+    pub fn parcel(&self) -> Parcel {
+        self.shared.spare().pop().unwrap_or_default()
     }
 
     /// Hands `parcel` over. Never waits: if the writer is behind, its lines are counted as lost.
     pub fn send(&self, parcel: Parcel) {
-        if parcel.is_empty() {
-            return;
+        let bytes = parcel.len();
+        if bytes == 0 {
+            return self.shared.keep(parcel);
+        }
+        if self.shared.waiting_bytes.fetch_add(bytes, Ordering::Relaxed) > WAITING_BYTES {
+            return self.lose(&parcel);
         }
         if let Err(TrySendError::Full(Job::Write(parcel))) = self.jobs.try_send(Job::Write(parcel)) {
-            self.lost.fetch_add(parcel.log.lines().count().max(1) as u64, Ordering::Relaxed);
+            self.lose(&parcel);
         }
+    }
+
+    fn lose(&self, parcel: &Parcel) {
+        self.shared.waiting_bytes.fetch_sub(parcel.len(), Ordering::Relaxed);
+        self.shared.lost.fetch_add(parcel.log.lines().count().max(1) as u64, Ordering::Relaxed);
     }
 
     /// Logs one line.
@@ -104,6 +141,19 @@ impl Output {
     }
 }
 
+impl Shared {
+    fn spare(&self) -> MutexGuard<'_, Vec<Parcel>> {
+        self.spare.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn keep(&self, parcel: Parcel) {
+        let mut spare = self.spare();
+        if spare.len() < SPARE && parcel.log.capacity() + parcel.history.capacity() <= SPARE_BYTES {
+            spare.push(parcel.cleared());
+        }
+    }
+}
+
 /// Waits for a thread that is about to end, but not for ever: it may be held up by somebody who does not read, or by a
 /// command, and who was told to end has to.
 pub fn join_soon(thread: JoinHandle<()>) {
@@ -122,21 +172,17 @@ struct Sink {
     log: Log,
     history: AppendedFile,
     blocked: AppendedFile,
-    lost: Arc<AtomicU64>,
+    shared: Arc<Shared>,
 }
 
 impl Sink {
     fn run(&mut self, queue: &Receiver<Job>) {
         while let Ok(job) = queue.recv() {
             match job {
-                Job::Write(first) => {
-                    let parcel = self.gather(first, queue);
-                    self.write(&parcel.0);
-                    match parcel.1 {
-                        Some(Job::Files { history, blocked }) => self.files(history, blocked),
-                        Some(_) => return,
-                        None => {}
-                    }
+                Job::Write(parcel) => {
+                    self.write(&parcel);
+                    self.shared.waiting_bytes.fetch_sub(parcel.len(), Ordering::Relaxed);
+                    self.shared.keep(parcel);
                 }
                 Job::Files { history, blocked } => self.files(history, blocked),
                 Job::End => return,
@@ -144,28 +190,11 @@ impl Sink {
         }
     }
 
-    /// As many parcels as wait, as one; and the job behind them that is none.
-    fn gather(&self, first: Parcel, queue: &Receiver<Job>) -> (Parcel, Option<Job>) {
-        let mut all = first;
-        while all.history.len() < 1 << 20 {
-            match queue.try_recv() {
-                Ok(Job::Write(mut more)) => {
-                    all.log.push_str(&more.log);
-                    all.history.push_str(&more.history);
-                    all.blocked.append(&mut more.blocked);
-                }
-                Ok(other) => return (all, Some(other)),
-                Err(_) => break,
-            }
-        }
-        (all, None)
-    }
-
     fn write(&mut self, parcel: &Parcel) {
         // The history first: fail2ban reads it.
         let history = self.history.append(parcel.history.as_bytes());
         let blocked = self.blocked.append(&parcel.blocked);
-        let lost = self.lost.swap(0, Ordering::Relaxed);
+        let lost = self.shared.lost.swap(0, Ordering::Relaxed);
         self.log.write(&parcel.log);
         for problem in [history, blocked].into_iter().flatten() {
             self.log.write(&(problem + "\n"));

@@ -34,6 +34,11 @@ const GROUPS: std::ops::RangeInclusive<u16> = 1795..=1826;
 /// Above so many packets a second the kernel gathers them, below so many it hands each up at once.
 const BUSY: u32 = 2_000;
 const QUIET: u32 = 200;
+/// How many it gathers, for a hundredth of a second at most.
+const GATHERED: u32 = 256;
+/// Datagrams that are read, and bytes that are told, before signals and the writer get their turn.
+const TURNS: u32 = 64;
+const PARCEL: usize = 128 << 10;
 /// How often it is told what the history does not show.
 const SUM_UP: Duration = Duration::from_secs(3_600);
 
@@ -282,7 +287,7 @@ impl Daemon {
             Source::Kernel { table, .. } => table.repeats(),
             Source::Sockets(_) => 0,
         };
-        let left_out = self.decider.lines_left_out;
+        let left_out = self.decider.lines_left_out();
         let (_, told_repeats, told_left_out) = self.summed_up;
         let (repeated, untold) = (repeats.saturating_sub(told_repeats), left_out.saturating_sub(told_left_out));
         if repeated > 0 {
@@ -304,8 +309,10 @@ impl Daemon {
             responder: &self.responder,
             config: &self.config,
             lines: &self.lines,
-            parcel: Parcel::default(),
+            at: Timestamp::now(),
+            parcel: self.output.parcel(),
         };
+        let mut turns = 0;
         match &mut self.source {
             Source::Sockets(listeners) => {
                 for probe in listeners.accept() {
@@ -314,7 +321,8 @@ impl Daemon {
             }
             Source::Kernel { log, table } => {
                 // Bounded, so that signals are heard in a flood.
-                for _ in 0..64 {
+                while telling.parcel.len() < PARCEL && turns < TURNS {
+                    turns += 1;
                     match log.receive().context("cannot receive packets from the kernel")? {
                         Received::Nothing => break,
                         Received::Lost => {
@@ -325,6 +333,7 @@ impl Daemon {
                             );
                         }
                         Received::Bytes(bytes) => {
+                            telling.at = Timestamp::now();
                             for logged in log.packets(bytes) {
                                 self.counted.1 += 1;
                                 let seen = seen(logged.prefix);
@@ -344,7 +353,7 @@ impl Daemon {
                 let a_second = (f64::from(packets) / elapsed.as_secs_f64()) as u32;
                 let is_over = elapsed >= Duration::from_millis(250);
                 if !self.gathering && packets >= BUSY / 20 && a_second > BUSY {
-                    log.gather(64, 1)?;
+                    log.gather(GATHERED, 1)?;
                     self.gathering = true;
                 } else if self.gathering && is_over && a_second < QUIET {
                     log.gather(1, 0)?;
@@ -421,13 +430,15 @@ struct Telling<'a> {
     responder: &'a Responder,
     config: &'a Config,
     lines: &'a Lines,
+    /// When the kernel handed up what is being told.
+    at: Timestamp,
     parcel: Parcel,
 }
 
 impl Telling<'_> {
     /// Tells a scan that nothing is to be done about; hands any other over.
     fn tell(&mut self, scan: Scan) {
-        let at = Timestamp::now();
+        let at = self.at;
         let source = scan.probe.source;
         let waits = self.config.resolve_host || matches!(scan.reaction, Reaction::Block(_));
         if waits && self.responder.react(scan, at) {

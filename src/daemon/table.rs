@@ -7,7 +7,7 @@ use super::config::Config;
 use super::invocation::{Interfaces, Invocation, Mode};
 use super::ports::Ports;
 use crate::host::Invocation as Command;
-use crate::kernel::{SNAPLEN, empty_sets};
+use crate::kernel::{SNAPLEN, counted_packets, empty_sets};
 
 /// How long a source, port and kind that was handed up is not handed up again.
 pub const WINDOW_SECONDS: u64 = 600;
@@ -66,12 +66,9 @@ impl Table {
         Ok(Table { name })
     }
 
-    /// How many packets were not handed up, for their like had been; 0 where nft does not tell.
+    /// How many packets were not handed up, for their like had been; 0 where the kernel does not tell.
     pub fn repeats(&self) -> u64 {
-        let listed = Command::new("nft", &["list", "counter", "inet", &self.name, "repeats"]).run();
-        let text = listed.map(|output| output.stdout).unwrap_or_default();
-        let number = text.split("packets ").nth(1).and_then(|rest| rest.split_whitespace().next());
-        number.and_then(|number| number.parse().ok()).unwrap_or(0)
+        counted_packets(&self.name, "repeats").unwrap_or(0)
     }
 
     /// Forgets what was handed up, so that it is handed up again: some of it was lost on the way.

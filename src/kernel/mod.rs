@@ -1,9 +1,10 @@
-//! What the kernel is asked directly, by netlink: addresses, routes, packets that a rule hands up, elements of sets.
+//! What the kernel is asked directly, by netlink: addresses, routes, packets that a rule hands up, elements of
+//! sets, counters.
 
 mod addresses;
 mod nflog;
-mod sets;
+mod nftables;
 
 pub use addresses::{Gateway, InterfaceAddress, addresses, default_gateways};
 pub use nflog::{Logged, Nflog, Received, SNAPLEN, packets};
-pub use sets::empty_sets;
+pub use nftables::{counted_packets, empty_sets};

@@ -1,0 +1,101 @@
+//! Elements of nftables sets, and counters, by netlink (linux/netfilter/nf_tables.h): no `nft` is started for them, which
+//! reads all elements of all sets before it lists a counter.
+
+use anyhow::{Context, Result, bail};
+use netlink_packet_core::{DefaultNla, NLM_F_ACK, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload, Nla, NlasIterator};
+use netlink_packet_netfilter::nftables::{NfTablesMessage, SetElementList, SetElementMessage};
+use netlink_packet_netfilter::none::ControlMessage;
+use netlink_packet_netfilter::{NetfilterHeader, NetfilterMessage, NetfilterMessageInner, NetfilterProtoFamily};
+use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_NETFILTER};
+
+/// nfnetlink's number of nftables.
+const NFTABLES: u16 = 10;
+
+/// Empties `sets` of the inet table `table`, in one transaction.
+///
+/// # Errors
+/// One of them is not there, or the kernel refuses.
+pub fn empty_sets(table: &str, sets: &[&str]) -> Result<()> {
+    let socket = open()?;
+    let mut batch = Vec::new();
+    append(&mut batch, control(ControlMessage::BatchBegin), NLM_F_REQUEST);
+    for set in sets {
+        let attributes = vec![SetElementList::Table(table.to_owned()), SetElementList::Set((*set).to_owned())];
+        let message = NfTablesMessage::DeleteSetElement(SetElementMessage { attributes });
+        append(&mut batch, inet(message), NLM_F_REQUEST | NLM_F_ACK);
+    }
+    append(&mut batch, control(ControlMessage::BatchEnd), NLM_F_REQUEST);
+    socket.send(&batch, 0).context("cannot empty the sets of nftables")?;
+    // A refusal of any of them comes first and undoes all.
+    for set in sets {
+        answer(&socket).with_context(|| format!("cannot empty the set {set} of table {table}"))?;
+    }
+    Ok(())
+}
+
+/// How many packets the counter `name` of the inet table `table` has counted.
+///
+/// # Errors
+/// There is no such counter, or the kernel refuses.
+pub fn counted_packets(table: &str, name: &str) -> Result<u64> {
+    const TABLE: u16 = 1;
+    const NAME: u16 = 2;
+    const TYPE: u16 = 3;
+    const DATA: u16 = 4;
+    const COUNTER: u32 = 1;
+    const PACKETS: u16 = 2;
+    let text = |kind, text: &str| DefaultNla::new(kind, [text.as_bytes(), b"\0"].concat());
+    let attributes = vec![text(TABLE, table), text(NAME, name), DefaultNla::new(TYPE, COUNTER.to_be_bytes().to_vec())];
+    let socket = open()?;
+    let mut question = Vec::new();
+    append(&mut question, inet(NfTablesMessage::GetObject(attributes)), NLM_F_REQUEST);
+    socket.send(&question, 0).context("cannot ask nftables for a counter")?;
+    let found = answer(&socket).with_context(|| format!("cannot read the counter {name} of table {table}"))?;
+    if let NetlinkPayload::InnerMessage(message) = found
+        && let NetfilterMessageInner::NfTables(NfTablesMessage::NewObject(attributes)) = message.inner
+        && let Some(data) = attributes.iter().find(|attribute| attribute.kind() == DATA)
+    {
+        let mut bytes = vec![0; data.value_len()];
+        data.emit_value(&mut bytes);
+        let packets = NlasIterator::new(&bytes[..]).flatten().find(|attribute| attribute.kind() == PACKETS);
+        if let Some(Ok(packets)) = packets.map(|attribute| attribute.value().try_into()) {
+            return Ok(u64::from_be_bytes(packets));
+        }
+    }
+    bail!("the kernel answered something else about the counter {name} of table {table}")
+}
+
+fn open() -> Result<Socket> {
+    let mut socket = Socket::new(NETLINK_NETFILTER).context("cannot open a netlink socket for nftables")?;
+    socket.bind_auto().context("cannot bind a netlink socket for nftables")?;
+    socket.connect(&SocketAddr::new(0, 0)).context("cannot reach the kernel by netlink")?;
+    Ok(socket)
+}
+
+/// The kernel's next answer; its refusal is an error.
+fn answer(socket: &Socket) -> Result<NetlinkPayload<NetfilterMessage>> {
+    let (answer, _) = socket.recv_from_full().context("the kernel did not answer about nftables")?;
+    let answer = NetlinkMessage::deserialize(&answer).context("cannot read the kernel's answer")?;
+    match answer.payload {
+        NetlinkPayload::Error(error) if error.code.is_some() => Err(error.to_io().into()),
+        payload => Ok(payload),
+    }
+}
+
+fn inet(message: NfTablesMessage) -> NetfilterMessage {
+    NetfilterMessage::new(NetfilterHeader::new(NetfilterProtoFamily::Inet, 0, 0), message)
+}
+
+fn control(message: ControlMessage) -> NetfilterMessage {
+    NetfilterMessage::new(NetfilterHeader::new(NetfilterProtoFamily::Unspec, 0, NFTABLES), message)
+}
+
+fn append(batch: &mut Vec<u8>, message: NetfilterMessage, flags: u16) {
+    let mut message = NetlinkMessage::from(message);
+    message.header.flags |= flags;
+    message.header.sequence_number = 1;
+    message.finalize();
+    let start = batch.len();
+    batch.resize(start + message.buffer_len().next_multiple_of(4), 0);
+    message.serialize(&mut batch[start..]);
+}
