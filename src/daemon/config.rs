@@ -12,30 +12,10 @@ use anyhow::{Context, Result, bail};
 use super::invocation::Mode;
 use super::ports::Ports;
 use crate::syntax::Dialect;
+use crate::syntax::portsentry_conf::{SHARED_KEYS, V1_KEYS};
 
-/// Every key, of both generations, and two of our own at the end.
-const KEYS: [&str; 20] = [
-    "TCP_PORTS",
-    "UDP_PORTS",
-    "ADVANCED_PORTS_TCP",
-    "ADVANCED_PORTS_UDP",
-    "ADVANCED_EXCLUDE_TCP",
-    "ADVANCED_EXCLUDE_UDP",
-    "IGNORE_FILE",
-    "HISTORY_FILE",
-    "BLOCKED_FILE",
-    "RESOLVE_HOST",
-    "BLOCK_TCP",
-    "BLOCK_UDP",
-    "KILL_ROUTE",
-    "KILL_HOSTS_DENY",
-    "KILL_RUN_CMD",
-    "KILL_RUN_CMD_FIRST",
-    "SCAN_TRIGGER",
-    "PORT_BANNER",
-    "SCAN_PORTS",
-    "SCAN_WINDOW",
-];
+/// Keys of our own; those of both generations are understood beside them.
+const OWN_KEYS: &[&str] = &["SCAN_PORTS", "SCAN_WINDOW"];
 
 /// BLOCK_TCP and BLOCK_UDP.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -174,9 +154,9 @@ impl<'a> Values<'a> {
                 );
             };
             let key = key.trim();
-            let Some(&known) = KEYS.iter().find(|known| **known == key) else {
-                let meant = KEYS
-                    .iter()
+            let keys = SHARED_KEYS.iter().chain(V1_KEYS).chain(OWN_KEYS);
+            let Some(&known) = keys.clone().find(|known| **known == key) else {
+                let meant = keys
                     .map(|known| (strsim::osa_distance(key, known), known))
                     .filter(|(distance, known)| *distance <= 1 + known.len() / 4)
                     .min();

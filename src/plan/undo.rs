@@ -1,5 +1,7 @@
 //! Taking runs back: files byte for byte, shared lists entry by entry, blocks made since, services, packages.
 
+mod entries;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -8,13 +10,14 @@ use anyhow::{Context, Result, bail};
 
 use crate::history;
 use crate::host::{CommandOutput, EMBEDDED_UNIT, Host, Invocation, Packages, RuleList, ServiceManager};
-use crate::syntax::address_list::AddressList;
-use crate::syntax::hosts_access::HostsAccess;
 
 use super::change::{FileChange, FileKind};
 use super::execute::Event;
 use super::journal::{Journal, Kept, Record};
 use super::runs::{Run, Runs};
+use entries::{
+    added_lines, denied_address, is_block, merged, with_hosts_entries_of, with_list_entries_of, without_blocks,
+};
 
 /// A file that somebody edited after apply.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -405,100 +408,5 @@ impl<'a> Undo<'a> {
             words.extend(addresses);
             let _ = Invocation::new("fail2ban-client", &words).run();
         }
-    }
-}
-
-/// `now` with our entries as `before` had them; gone if it was not there and nothing else stands in it.
-fn merged(
-    now: Option<&[u8]>,
-    before: Option<Vec<u8>>,
-    merge: fn(&[u8], &[u8]) -> Result<Vec<u8>>,
-) -> Result<Option<Vec<u8>>> {
-    let Some(now) = now else { return Ok(None) };
-    let result = merge(now, before.as_deref().unwrap_or_default())?;
-    Ok((before.is_some() || !result.is_empty()).then_some(result))
-}
-
-fn with_hosts_entries_of(now: &[u8], before: &[u8]) -> Result<Vec<u8>> {
-    let mut document = HostsAccess::parse(now);
-    document.set_marked(&HostsAccess::parse(before).marked())?;
-    Ok(document.to_bytes())
-}
-
-fn with_list_entries_of(now: &[u8], before: &[u8]) -> Result<Vec<u8>> {
-    let mut document = AddressList::parse(now);
-    document.set_marked(&AddressList::parse(before).marked())?;
-    Ok(document.to_bytes())
-}
-
-/// The lines of `now` that `before` has not, or not as often.
-fn added_lines(now: &[u8], before: &[u8]) -> Vec<String> {
-    let mut old: BTreeMap<&[u8], usize> = BTreeMap::new();
-    for line in before.split(|&byte| byte == b'\n') {
-        *old.entry(line).or_default() += 1;
-    }
-    now.split(|&byte| byte == b'\n')
-        .filter(|line| match old.get_mut(line) {
-            Some(count) if *count > 0 => {
-                *count -= 1;
-                false
-            }
-            _ => true,
-        })
-        .map(|line| String::from_utf8_lossy(line).into_owned())
-        .collect()
-}
-
-/// The address of a line that KILL_HOSTS_DENY writes: `ALL: ADDRESS : DENY`, brackets for IPv6.
-fn denied_address(line: &str) -> Option<IpAddr> {
-    let rest = line.trim().strip_prefix("ALL:")?.trim().strip_suffix("DENY")?.trim().strip_suffix(':')?.trim();
-    rest.trim_start_matches('[').trim_end_matches(']').parse().ok()
-}
-
-/// hosts.deny without the lines about `blocked` that `before` had not; gone if it was not there and nothing
-/// else stands in it.
-fn without_blocks(now: &[u8], before: Option<&[u8]>, blocked: &BTreeSet<IpAddr>) -> Option<Vec<u8>> {
-    let mut extra = added_lines(now, before.unwrap_or_default());
-    extra.retain(|line| denied_address(line).is_some_and(|address| blocked.contains(&address)));
-    let mut kept = Vec::new();
-    for line in now.split_inclusive(|&byte| byte == b'\n') {
-        let text = String::from_utf8_lossy(line);
-        let text = text.trim_end_matches('\n');
-        match extra.iter().position(|known| known == text) {
-            Some(at) => drop(extra.swap_remove(at)),
-            None => kept.extend_from_slice(line),
-        }
-    }
-    (before.is_some() || !kept.is_empty()).then_some(kept)
-}
-
-/// A rule as KILL_ROUTE inserts it and `iptables -S` prints it: one source, one target, nothing else.
-fn is_block(rule: &str) -> bool {
-    let words: Vec<&str> = rule.split_whitespace().collect();
-    matches!(words.as_slice(), ["-A", "INPUT", "-s", _, "-j", "DROP" | "CHAOS" | "REJECT"])
-        || matches!(words.as_slice(), ["-A", "INPUT", "-s", _, "-j", "REJECT", "--reject-with", _])
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_lines_of_blocks_made_since_leave_hosts_deny() {
-        let before = b"# mine\nALL: 198.51.100.1 : DENY\n";
-        let now =
-            b"# mine\nALL: 198.51.100.1 : DENY\nALL: 203.0.113.9 : DENY\nALL: [fd66::9] : DENY\nsshd: 192.0.2.1\n";
-        let blocked: BTreeSet<IpAddr> =
-            ["203.0.113.9", "fd66::9", "198.51.100.1"].iter().map(|text| text.parse().unwrap()).collect();
-        let left = without_blocks(now, Some(before), &blocked).unwrap();
-        assert_eq!(String::from_utf8(left).unwrap(), "# mine\nALL: 198.51.100.1 : DENY\nsshd: 192.0.2.1\n");
-        assert_eq!(without_blocks(b"ALL: 203.0.113.9 : DENY\n", None, &blocked), None);
-    }
-
-    #[test]
-    fn a_rule_with_more_conditions_is_somebody_elses() {
-        assert!(is_block("-A INPUT -s 203.0.113.9/32 -j DROP"));
-        assert!(!is_block("-A INPUT -s 203.0.113.9/32 -p tcp -j DROP"));
-        assert!(!is_block("-A FORWARD -s 203.0.113.9/32 -j DROP"));
     }
 }

@@ -33,7 +33,7 @@ use super::{Dialect, SyntaxError, ValueError};
 use daemons::{printable, unreadable};
 
 /// Keys that both generations read.
-const SHARED_KEYS: &[&str] = &[
+pub const SHARED_KEYS: &[&str] = &[
     "TCP_PORTS",
     "UDP_PORTS",
     "IGNORE_FILE",
@@ -51,7 +51,8 @@ const SHARED_KEYS: &[&str] = &[
 ];
 
 /// Keys that only 1.2 reads; 2.0 does not start with them (trap 12).
-const V1_KEYS: &[&str] = &["ADVANCED_PORTS_TCP", "ADVANCED_PORTS_UDP", "ADVANCED_EXCLUDE_TCP", "ADVANCED_EXCLUDE_UDP"];
+pub const V1_KEYS: &[&str] =
+    &["ADVANCED_PORTS_TCP", "ADVANCED_PORTS_UDP", "ADVANCED_EXCLUDE_TCP", "ADVANCED_EXCLUDE_UDP"];
 
 /// A parsed portsentry.conf. Lines that nobody edits keep their bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
