@@ -117,6 +117,19 @@ fn the_embedded_engine_gets_a_configuration_a_list_and_a_unit_of_its_own() {
     }
 }
 
+/// It has keys that Debian's refuses.
+#[test]
+fn what_an_administrator_set_for_the_embedded_engine_stays() {
+    let fixture = embedded(12);
+    fixture.apply();
+    let ours = "SCAN_PORTS=\"3\"\nSCAN_WINDOW=\"60\" # seconds\nSCAN_TRIGGER=\"2\"\n";
+    fixture.append(CONF, ours);
+    fixture.run(&["diff"]).exits(0);
+    assert!(fixture.text(CONF).ends_with(ours));
+    fixture.append(CONF, "SCAN_PROTS=\"3\"\n");
+    fixture.refuses(&[CONF, "SCAN_PROTS", "did you mean SCAN_PORTS?"]);
+}
+
 /// logrotate refuses a log that two of its files name, and portsentry 2.0's package brings one for the same.
 #[test]
 fn the_history_is_rotated_once() {

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use anyhow::Result;
 
+use crate::daemon::{Config, Mode};
 use crate::host::Generation;
 use crate::plan::{Change, Content, Draft, FileKind, Step};
 use crate::syntax::Dialect;
@@ -105,10 +106,14 @@ pub fn edit_conf(
     };
     let mut conf = PortsentryConf::parse(&bytes).map_err(|error| in_file(generation.conf(), error))?;
     edit(&mut conf)?;
-    if let Some(problem) = conf.problems(generation.dialect()).first() {
+    let bytes = conf.to_bytes();
+    if generation == Generation::Embedded {
+        // It has keys of its own, and puts up with more than 2.0 does.
+        Config::parse_lines(&String::from_utf8_lossy(&bytes), path, Mode::Stealth)?;
+    } else if let Some(problem) = conf.problems(generation.dialect()).first() {
         return Err(in_file(generation.conf(), problem));
     }
-    step.file(draft.put(path, &conf.to_bytes(), 0o644, FileKind::Whole, why)?);
+    step.file(draft.put(path, &bytes, 0o644, FileKind::Whole, why)?);
     Ok(())
 }
 

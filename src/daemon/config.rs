@@ -76,6 +76,17 @@ impl Config {
     /// # Errors
     /// As [`Config::read`].
     pub fn parse(text: &str, path: &Path, mode: Mode) -> Result<Config> {
+        let config = Config::parse_lines(text, path, mode)?;
+        config.check(mode, path)?;
+        Ok(config)
+    }
+
+    /// The same, of a file that is still being written: each line is understood, and whether they go together is not
+    /// asked.
+    ///
+    /// # Errors
+    /// A line cannot be understood.
+    pub fn parse_lines(text: &str, path: &Path, mode: Mode) -> Result<Config> {
         let mut values = Values::read(text, path, mode.dialect())?;
         let mut config = Config {
             ignore_file: values.path("IGNORE_FILE"),
@@ -103,7 +114,6 @@ impl Config {
         if mode.watches_udp() {
             config.udp_ports = values.ports(mode, "UDP")?;
         }
-        config.check(mode, path)?;
         config.warnings = values.warnings;
         Ok(config)
     }
