@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use anyhow::{Context, Result};
+use askama::Template;
 
 use super::daemon::USAGE;
 use super::{Exit, command};
@@ -24,37 +25,17 @@ A directory an apply, with its journal and the originals of what it changed.
 .BR iptables (8)
 "#;
 
-/// The daemon's own usage, and where it does otherwise than portsentry, before the files.
-fn options_of_portsentry() -> String {
-    let escaped = USAGE.replace('\\', "\\e").replace('-', "\\-");
-    format!(".SH PORTSENTRY'S OPTIONS\n.nf\n{escaped}\n.fi\n{DEVIATIONS}.SH FILES\n")
+/// The daemon has portsentry's options, of which clap knows nothing.
+#[derive(Template)]
+#[template(path = "harden-portsentry-daemon.8", escape = "none", ext = "txt")]
+struct DaemonPage<'a> {
+    usage: &'a str,
 }
 
-const DEVIATIONS: &str = r#".SH DEVIATIONS
-What the command line decides: a mode of 1.2 reads the configuration, writes the lines and keeps the blocked file as 1.2
-does, anything else as 2.0. Keys of both are understood by either; with ADVANCED_PORTS_* in the configuration 2.0's command
-line watches these ports. Otherwise than the originals:
-.IP \(bu 2
-A source's first probe of a port and kind is told, and whatever changes; repeats within ten minutes are not. One source has
-4096 lines in ten minutes at most.
-.IP \(bu 2
-ACK and Maimon scans are told, from the third port of a source on: one or two such packets are what a dead connection sends.
-IPv6 is seen by 1.2's modes, too, and so are scans behind a firewall that drops.
-.IP \(bu 2
-Packets for a service, or for a port that one used within a day, never reach the daemon: no line says that they were passed
-over.
-.IP \(bu 2
-A command that fails is told as failed, with blocked: [false], and tried again at the next probe. One that takes longer than
-30 seconds is killed. Neither holds up detection.
-.IP \(bu 2
-IPv6 addresses get the brackets in hosts.deny that TCP wrappers need, and a line comes once.
-.IP \(bu 2
-A name from DNS loses what is no letter, digit, dot, dash or underscore, and is waited for two seconds.
-.IP \(bu 2
-SIGHUP reads the configuration again. An unknown key is named with what was probably meant; 2.0's command line refuses it.
-.IP \(bu 2
-SCAN_PORTS and SCAN_WINDOW are keys of its own: so many different ports within so many seconds (600) make a scanner.
-"#;
+fn daemon_page() -> Result<String> {
+    let usage = USAGE.replace('\\', "\\e").replace('-', "\\-");
+    DaemonPage { usage: &usage }.render().context("cannot fill a template")
+}
 
 /// Writes `harden-portsentry.8` and one page a subcommand into `directory`.
 pub fn run(directory: &Path) -> Result<Exit> {
@@ -73,11 +54,7 @@ pub fn run(directory: &Path) -> Result<Exit> {
         // clap_mangen calls whatever stands after the help EXTRA; here it is the exit statuses.
         let text = String::from_utf8(text).context("a man page is text")?;
         let text = text.replace(".SH EXTRA\nExit status:\n", ".SH EXIT STATUS\n") + FILES;
-        let text = if name == "harden-portsentry-daemon" {
-            text.replace(".SH FILES\n", &options_of_portsentry())
-        } else {
-            text
-        };
+        let text = if name == "harden-portsentry-daemon" { daemon_page()? } else { text };
         let path = directory.join(format!("{name}.8"));
         std::fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
     }
