@@ -1,5 +1,5 @@
 //! Which interfaces the daemon watches: all but loopback, all, or the named ones, also those that come later. As root, in
-//! network namespaces of its own. Interfaces that need a module that not every kernel has (VLAN, tunnels) are tried on
+//! network namespaces of its own. Interfaces that need a module that not every kernel has (VLAN, PPP, IP tunnels) are tried on
 //! Debian's own kernels: tests/debian/kernel.rs.
 
 use std::fs;
@@ -164,4 +164,34 @@ fn a_bridge() {
     wires.watch(&["-i", "br0"]);
     wires.ask(&wires.peer, "10.7.1.1", 1);
     wires.wait("the bridge", || wires.told(1));
+}
+
+/// A link without frames, as a VPN has it.
+#[test]
+fn a_tun_device() {
+    let mut wires = Wires::new("tun");
+    let ends = [(&wires.host, 1, 2), (&wires.peer, 2, 1)];
+    let mut carriers = Carriers(Vec::new());
+    for (place, here, there) in ends {
+        let tun = format!("TUN:10.7.9.{here}/24,tun-name=vpn,iff-no-pi,up");
+        let wire = format!("UDP4-DATAGRAM:10.7.1.{there}:7000,bind=10.7.1.{here}:7000");
+        let carrier = Command::new("ip").args(["netns", "exec", place, "socat", &tun, &wire]).spawn();
+        carriers.0.push(carrier.expect("ip starts"));
+        wires.wait("the tun device", || run(&["-n", place, "link", "show", "vpn"]).status.success());
+    }
+    wires.watch(&["-i", "vpn"]);
+    wires.ask(&wires.peer, "10.7.9.1", 1);
+    wires.wait("the tun device", || wires.told(1));
+}
+
+/// The processes at both ends of a tunnel.
+struct Carriers(Vec<Child>);
+
+impl Drop for Carriers {
+    fn drop(&mut self) {
+        for carrier in &mut self.0 {
+            let _ = carrier.kill();
+            let _ = carrier.wait();
+        }
+    }
 }

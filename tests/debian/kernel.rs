@@ -68,7 +68,7 @@ fn the_embedded_engine_watches(suite: Suite) {
     bed.wait_until_blocked(OUTSIDER);
 }
 
-/// A VLAN, tunnels without link-layer headers, and a bridge, between this machine and a namespace of its own.
+/// A VLAN, and links without frames: tunnels and PPP, between this machine and a namespace of its own.
 fn the_embedded_engine_watches_every_kind_of_interface(suite: Suite) {
     let bed = Bed::own_kernel(suite).with_program();
     bed.apply();
@@ -94,11 +94,19 @@ fn the_embedded_engine_watches_every_kind_of_interface(suite: Suite) {
             "ip {here}; ip -n peer {there}; ip addr add 10.8.{net}.1/24 dev {name}; ip link set {name} up
                          ip -n peer addr add 10.8.{net}.2/24 dev {name}; ip -n peer link set {name} up"
         ));
-        let port = 700 + number;
-        bed.run(&format!("ip netns exec peer timeout 5 bash -c '</dev/tcp/10.8.{net}.1/{port}'"));
-        let told = || bed.run("cat /var/log/portsentry.log").stdout.contains(&format!("from: [10.8.{net}.2]"));
-        wait_for(bed.patience(20), &format!("the probe through {name}"), told);
+        probe_is_told(&bed, net, name);
     }
+    bed.ok("systemd-run --unit=ppp pppd nodetach noauth local 10.8.20.1:10.8.20.2 pty 'ip netns exec peer pppd nodetach noauth notty local 10.8.20.2:10.8.20.1'");
+    wait_for(bed.patience(20), "PPP", || bed.run("ip netns exec peer ip addr show ppp0").stdout.contains("10.8.20.2"));
+    probe_is_told(&bed, 20, "ppp");
+}
+
+/// A probe from 10.8.`net`.2 to .1, through the interface `name`.
+fn probe_is_told(bed: &Bed, net: usize, name: &str) {
+    let port = 700 + net;
+    bed.run(&format!("ip netns exec peer timeout 5 bash -c '</dev/tcp/10.8.{net}.1/{port}'"));
+    let told = || bed.run("cat /var/log/portsentry.log").stdout.contains(&format!("from: [10.8.{net}.2]"));
+    wait_for(bed.patience(20), &format!("the probe through {name}"), told);
 }
 
 macro_rules! under_emulation {
