@@ -92,6 +92,7 @@ debian! {
         traps_jail::trap_30_a_silent_resolver_does_not_delay_the_ban
         traps_jail::trap_31_a_host_name_cannot_inject
         traps_service::a_busy_dpkg_is_waited_for
+        engine::the_embedded_one_stays_until_the_package_is_asked_for
         files::a_full_disk_leaves_the_old_file
         files::a_read_only_file_system_is_refused
         files::a_symlinked_file_is_followed_and_keeps_all_it_has
