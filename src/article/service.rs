@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 
-use crate::host::{EMBEDDED_UNIT, Facts, Generation, Process, ServiceManager, UnitState};
+use crate::host::{EMBEDDED_UNIT, Facts, Generation, Process, ServiceManager, UnitState, hears_nothing};
 use crate::plan::{Draft, Step, UnitAction};
 
 use super::{Context, embedded, fail2ban, sections, variables};
@@ -149,6 +149,8 @@ fn restarts(context: &Context, draft: &Draft, generation: Generation, step: &mut
         Some("the program changes")
     } else if !runs_as_wanted(context.facts, generation) {
         Some("it does not run as configured")
+    } else if context.facts.embedded().any(|process| matches!(hears_nothing(process.pid), Ok(Some(_)))) {
+        Some("no packet reaches it")
     } else if context.is_stale(context.facts.daemons(generation), &reads) {
         Some("what it reads changed after it was started")
     } else {
