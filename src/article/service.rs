@@ -118,11 +118,14 @@ fn turn_off(context: &Context, unit: &str, why_disable: &str, why_stop: &str, st
     if matches!(state.enabled.as_str(), "enabled" | "generated") || linked {
         step.unit(unit, UnitAction::Disable, why_disable);
     }
-    // Without systemd nobody says what is active; there a sysv script runs what is running.
-    let by_script = context.facts.manager == ServiceManager::Sysv
-        && unit == "portsentry.service"
-        && context.facts.portsentries().next().is_some();
-    if matches!(state.active.as_str(), "active" | "activating") || by_script {
+    // Without systemd nobody says what is active; there a sysv script, or somebody by hand, started what is running.
+    let runs = match unit {
+        "portsentry.service" => context.facts.portsentries().next().is_some(),
+        EMBEDDED_UNIT => context.facts.embedded().next().is_some(),
+        _ => false,
+    };
+    let without_systemd = context.facts.manager == ServiceManager::Sysv && runs;
+    if matches!(state.active.as_str(), "active" | "activating") || without_systemd {
         step.unit(unit, UnitAction::Stop, why_stop);
     }
 }

@@ -44,10 +44,12 @@ pub fn checks(context: &Context) -> Result<Vec<Check>> {
     Ok(checks)
 }
 
-/// Whether the wanted processes are there by now.
+/// Whether the wanted processes are there by now; those that nobody starts but by hand are not waited for.
 pub fn is_up(context: &Context) -> bool {
     let facts = Facts { processes: Facts::processes_now(), ..context.facts.clone() };
-    context.generation.is_none_or(|generation| runs_as_wanted(&facts, generation))
+    context
+        .generation
+        .is_none_or(|generation| by_hand(context, generation).is_some() || runs_as_wanted(&facts, generation))
 }
 
 fn enabled(context: &Context, generation: Generation) -> Check {
