@@ -6,7 +6,9 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 
-use crate::host::{Candidate, ChaosSupport, Facts, Host, ServiceManager, Simulation, kernel_release, no_such_package};
+use crate::host::{
+    Candidate, ChaosSupport, Facts, Host, Installed, ServiceManager, Simulation, kernel_release, no_such_package,
+};
 use crate::plan::{Change, PackageChange, Step};
 use crate::settings::{Engine, Settings};
 
@@ -109,8 +111,11 @@ impl Offer {
         let wanted = wanted(engine, settings, facts);
         offer.interrupted = host.dpkg_was_interrupted()
             || wanted.iter().any(|name| facts.packages.get(name).is_some_and(|package| package.half_done()));
-        offer.missing = wanted.iter().filter(|name| facts.packages.get(name).is_none()).cloned().collect();
-        if let Some(portsentry) = facts.packages.get("portsentry").filter(|_| engine == Engine::Package) {
+        let is_missing = |name: &str| facts.packages.get(name).is_none_or(Installed::half_unpacked);
+        offer.missing = wanted.iter().filter(|name| is_missing(name)).cloned().collect();
+        if let Some(portsentry) =
+            facts.packages.get("portsentry").filter(|_| engine == Engine::Package && !is_missing("portsentry"))
+        {
             offer.deleted = deleted_conffiles(host, "portsentry");
             if !offer.deleted.is_empty() {
                 offer.reinstall.push("portsentry".to_owned());
