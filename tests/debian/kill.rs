@@ -15,7 +15,6 @@ const CALLS: &[&str] = &[
     "symlinkat",
     "fsync",
     "fdatasync",
-    "execve",
 ];
 
 /// One apply that is killed at its first point, the next at its second, and so on till one gets through; and all of it is taken back.
@@ -23,7 +22,9 @@ pub fn an_apply_killed_again_and_again_still_ends_and_is_undone(suite: Suite) {
     let bed = Bed::stock(suite).with_program();
     let before = bed.tree("/etc");
     let mut kills = 0;
-    for call in CALLS.iter().filter(|call| **call != "execve") {
+    let made = calls_made(&bed);
+    bed.tool("undo --yes").succeeds();
+    for call in CALLS.iter().filter(|call| made.lines().any(|made| made == **call)) {
         for n in 1.. {
             let run = bed.run(&killed_at(call, n));
             no_file_is_half(&bed, &format!("{call} {n}"));
@@ -58,6 +59,13 @@ pub fn a_kill_inside_dpkg_is_mended(suite: Suite) {
     bed.tool("verify").succeeds();
     bed.tool("undo --yes --purge-packages").succeeds();
     before.must_equal(&bed.tree("/etc").without(&["machine-id"]), "undone (left: before)");
+}
+
+/// Which of the calls an apply makes: a libc has several names for some, and a kill at one that is never made is none.
+fn calls_made(bed: &Bed) -> String {
+    let calls = CALLS.join(",");
+    bed.ok(&format!("cd /root; strace -qq -o /tmp/calls -e trace={calls} {PROGRAM} apply --yes"));
+    bed.ok("cut -d'(' -f1 /tmp/calls | sort -u")
 }
 
 fn killed_at(call: &str, n: u32) -> String {
