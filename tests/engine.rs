@@ -242,6 +242,60 @@ fn the_engine_can_be_changed_and_changed_back() {
     }
 }
 
+/// Which engine a command without `--engine` takes, and why it is not Debian's.
+fn of_itself(fixture: &Fixture) -> (String, Option<String>) {
+    let engine = &fixture.run(&["diff", "--format", "json"]).json()["engine"];
+    assert_eq!(engine["asked"], "auto");
+    (engine["chosen"].as_str().expect("a name").to_owned(), engine["fallback"].as_str().map(str::to_owned))
+}
+
+#[test]
+fn the_embedded_engine_is_asked_for_once_and_stays_till_another_is() {
+    let package = || ("package".to_owned(), None);
+    let embedded = || ("embedded".to_owned(), Some("an earlier apply set up the embedded one".to_owned()));
+    for debian in ALL {
+        let fixture = Fixture::debian(debian).with_nftables();
+        assert_eq!(of_itself(&fixture), package());
+        fixture.run(&["apply", "--yes", "--engine", "embedded"]).exits(0);
+        assert_eq!(of_itself(&fixture), embedded());
+        fixture.run(&["diff", "-v"]).exits(0).says("so it stays; --engine package changes over to Debian's");
+        fixture.apply().says("Nothing to change");
+        assert!(is_enabled(&fixture) && !package_is_enabled(&fixture));
+
+        fixture.run(&["diff", "--engine", "package"]).exits(2).says(&format!("remove {UNIT}"));
+        fixture.run(&["apply", "--yes", "--engine", "package"]).exits(0);
+        assert_eq!(of_itself(&fixture), package());
+        fixture.apply().says("Nothing to change");
+        assert!(!is_enabled(&fixture) && package_is_enabled(&fixture));
+
+        fixture.run(&["undo", "--yes"]).exits(0);
+        assert_eq!(of_itself(&fixture), embedded(), "undo brings the embedded one back");
+        fixture.run(&["undo", "--yes"]).exits(0);
+        assert_eq!(of_itself(&fixture), package(), "and a second one what was before it");
+    }
+}
+
+/// What is lost of the embedded engine is mended, and is no reason to change over.
+#[test]
+fn either_of_unit_and_boot_link_tells_that_the_embedded_engine_was_set_up() {
+    for lost in [UNIT, WANTED] {
+        let fixture = Fixture::debian(13).with_nftables();
+        fixture.run(&["apply", "--yes", "--engine", "embedded"]).exits(0);
+        fs::remove_file(fixture.path(lost)).expect("apply made it");
+        assert_eq!(of_itself(&fixture).0, "embedded", "without {lost}");
+        fixture.apply();
+        assert!(fixture.path(UNIT).exists() && is_enabled(&fixture));
+    }
+}
+
+/// A unit of that name that somebody else wrote says nothing about us.
+#[test]
+fn another_ones_unit_of_the_same_name_does_not_count() {
+    let fixture = Fixture::debian(14).with_nftables();
+    fixture.write(UNIT, "[Service]\nExecStart=/bin/true\n");
+    assert_eq!(of_itself(&fixture), ("package".to_owned(), None));
+}
+
 #[test]
 fn what_others_wrote_into_the_embedded_engines_files_is_kept() {
     let fixture = embedded(12);

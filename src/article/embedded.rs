@@ -6,11 +6,11 @@ use std::path::Path;
 use anyhow::{Context as _, Result};
 use askama::Template;
 
-use crate::host::{EMBEDDED_UNIT, Generation};
+use crate::host::{EMBEDDED_UNIT, Generation, Host};
 use crate::plan::{Content, Draft, FileKind, Step};
 use crate::syntax::address_list::AddressList;
 
-use super::{Context, in_file, remove_ours, variables};
+use super::{Context, OURS, in_file, remove_ours, variables};
 
 /// What portsentry.conf begins as; its keys are set like those of a package's.
 pub const CONF: &[u8] = include_bytes!("../../templates/portsentry.conf");
@@ -29,6 +29,13 @@ const PACKAGE_LOGROTATE: &str = "/etc/logrotate.d/portsentry";
 struct Service<'a> {
     program: &'a str,
     conf: &'a str,
+}
+
+/// Whether an earlier apply set it up: its unit is there, which undo and the change to Debian's package take away, or
+/// is to be started at boot though its file was lost.
+pub fn is_set_up(host: &Host) -> bool {
+    host.text(UNIT).is_some_and(|text| text.as_bytes().starts_with(OURS))
+        || host.link(&host.wants_link(EMBEDDED_UNIT).path).is_some()
 }
 
 /// What it reads at its start, the program itself included.

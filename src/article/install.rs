@@ -1,19 +1,59 @@
 //! Step 2: debconf and the packages.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::PathBuf;
 
 use anyhow::Result;
 
-use crate::host::{Candidate, ChaosSupport, Facts, Host, ServiceManager, Simulation, kernel_release, no_such_package};
+use crate::host::{
+    Candidate, ChaosSupport, Facts, Host, Installed, ServiceManager, Simulation, kernel_release, no_such_package,
+};
 use crate::plan::{Change, PackageChange, Step};
 use crate::settings::{Engine, Settings};
 
 use super::response::CHAOS_PACKAGE;
-use super::{Context, sections};
+use super::{Context, embedded, sections};
 
 /// What the article preseeds, for debconf-set-selections(1): its one note must not stop the installation.
 const PRESEED: &str = "portsentry portsentry/warn_no_block note\n";
+
+/// Why the embedded portsentry watches where nobody asked for one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fallback {
+    /// `--engine embedded` is said once; the commands after it keep what it made.
+    SetUpBefore,
+    NoPackage,
+}
+
+impl fmt::Display for Fallback {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(match self {
+            Fallback::SetUpBefore => "an earlier apply set up the embedded one",
+            Fallback::NoPackage => "apt has no package portsentry",
+        })
+    }
+}
+
+impl Fallback {
+    /// What follows from it, and what can be done about it.
+    fn note(self) -> String {
+        match self {
+            Fallback::SetUpBefore => format!("{self}, so it stays; --engine package changes over to Debian's"),
+            Fallback::NoPackage => {
+                format!("{self}, so the portsentry built into this program watches (--engine embedded)")
+            }
+        }
+    }
+
+    /// For the table of the settings, which has room for half a line.
+    pub fn in_short(self) -> String {
+        match self {
+            Fallback::SetUpBefore => "kept; --engine package changes over".to_owned(),
+            Fallback::NoPackage => self.to_string(),
+        }
+    }
+}
 
 /// What is missing, and what apt would bring.
 #[derive(Debug, Clone)]
@@ -21,7 +61,7 @@ pub struct Offer {
     /// Which portsentry these packages are for; never [`Engine::Auto`].
     pub engine: Engine,
     /// Why it is not Debian's, where nobody asked for another.
-    pub fallback: Option<String>,
+    pub fallback: Option<Fallback>,
     pub missing: Vec<String>,
     pub candidates: Vec<Candidate>,
     /// Packages that are there and miss conffiles of theirs.
@@ -41,8 +81,11 @@ impl Offer {
     /// # Errors
     /// apt cannot be run or refuses.
     pub fn ask(host: &Host, settings: &Settings, facts: &Facts) -> Result<Offer> {
-        if settings.engine.value == Engine::Embedded {
-            return Offer::of(Engine::Embedded, host, settings, facts);
+        let fall_back = |why| Ok(Offer { fallback: Some(why), ..Offer::of(Engine::Embedded, host, settings, facts)? });
+        match settings.engine.value {
+            Engine::Embedded => return Offer::of(Engine::Embedded, host, settings, facts),
+            Engine::Auto if embedded::is_set_up(host) => return fall_back(Fallback::SetUpBefore),
+            Engine::Auto | Engine::Package => {}
         }
         let offer = Offer::of(Engine::Package, host, settings, facts)?;
         // Lists that were never fetched say nothing about what this Debian has.
@@ -50,8 +93,7 @@ impl Offer {
         if !lacks_it || settings.engine.value == Engine::Package {
             return Ok(offer);
         }
-        let fallback = Some("apt has no package portsentry".to_owned());
-        Ok(Offer { fallback, ..Offer::of(Engine::Embedded, host, settings, facts)? })
+        fall_back(Fallback::NoPackage)
     }
 
     fn of(engine: Engine, host: &Host, settings: &Settings, facts: &Facts) -> Result<Offer> {
@@ -69,8 +111,11 @@ impl Offer {
         let wanted = wanted(engine, settings, facts);
         offer.interrupted = host.dpkg_was_interrupted()
             || wanted.iter().any(|name| facts.packages.get(name).is_some_and(|package| package.half_done()));
-        offer.missing = wanted.iter().filter(|name| facts.packages.get(name).is_none()).cloned().collect();
-        if let Some(portsentry) = facts.packages.get("portsentry").filter(|_| engine == Engine::Package) {
+        let is_missing = |name: &str| facts.packages.get(name).is_none_or(Installed::half_unpacked);
+        offer.missing = wanted.iter().filter(|name| is_missing(name)).cloned().collect();
+        if let Some(portsentry) =
+            facts.packages.get("portsentry").filter(|_| engine == Engine::Package && !is_missing("portsentry"))
+        {
             offer.deleted = deleted_conffiles(host, "portsentry");
             if !offer.deleted.is_empty() {
                 offer.reinstall.push("portsentry".to_owned());
@@ -148,7 +193,7 @@ pub fn step(context: &Context) -> Result<Step> {
     }
     step.summary = format!("{} installed", wanted(offer.engine, context.settings, context.facts).join(", "));
     if let Some(why) = &offer.fallback {
-        step.info(format!("{why}, so the portsentry built into this program watches (--engine embedded)"));
+        step.info(why.note());
     }
     let mut why = Vec::new();
     if offer.interrupted {

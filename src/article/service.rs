@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 
-use crate::host::{EMBEDDED_UNIT, Facts, Generation, Process, ServiceManager, UnitState};
+use crate::host::{EMBEDDED_UNIT, Facts, Generation, Process, ServiceManager, UnitState, hears_nothing};
 use crate::plan::{Draft, Step, UnitAction};
 
 use super::{Context, embedded, fail2ban, sections, variables};
@@ -118,11 +118,14 @@ fn turn_off(context: &Context, unit: &str, why_disable: &str, why_stop: &str, st
     if matches!(state.enabled.as_str(), "enabled" | "generated") || linked {
         step.unit(unit, UnitAction::Disable, why_disable);
     }
-    // Without systemd nobody says what is active; there a sysv script runs what is running.
-    let by_script = context.facts.manager == ServiceManager::Sysv
-        && unit == "portsentry.service"
-        && context.facts.portsentries().next().is_some();
-    if matches!(state.active.as_str(), "active" | "activating") || by_script {
+    // Without systemd nobody says what is active; there a sysv script, or somebody by hand, started what is running.
+    let runs = match unit {
+        "portsentry.service" => context.facts.portsentries().next().is_some(),
+        EMBEDDED_UNIT => context.facts.embedded().next().is_some(),
+        _ => false,
+    };
+    let without_systemd = context.facts.manager == ServiceManager::Sysv && runs;
+    if matches!(state.active.as_str(), "active" | "activating") || without_systemd {
         step.unit(unit, UnitAction::Stop, why_stop);
     }
 }
@@ -149,6 +152,8 @@ fn restarts(context: &Context, draft: &Draft, generation: Generation, step: &mut
         Some("the program changes")
     } else if !runs_as_wanted(context.facts, generation) {
         Some("it does not run as configured")
+    } else if context.facts.embedded().any(|process| matches!(hears_nothing(process.pid), Ok(Some(_)))) {
+        Some("no packet reaches it")
     } else if context.is_stale(context.facts.daemons(generation), &reads) {
         Some("what it reads changed after it was started")
     } else {

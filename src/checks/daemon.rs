@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::Result;
 
 use crate::article::{Context, by_hand, runs_as_wanted};
-use crate::host::{EMBEDDED_UNIT, Facts, Generation, Invocation, Process, ServiceManager, nflog_groups};
+use crate::host::{EMBEDDED_UNIT, Facts, Generation, Process, ServiceManager, hears_nothing, nflog_groups};
 
 use super::{APPLY, Check};
 
@@ -44,10 +44,12 @@ pub fn checks(context: &Context) -> Result<Vec<Check>> {
     Ok(checks)
 }
 
-/// Whether the wanted processes are there by now.
+/// Whether the wanted processes are there by now; those that nobody starts but by hand are not waited for.
 pub fn is_up(context: &Context) -> bool {
     let facts = Facts { processes: Facts::processes_now(), ..context.facts.clone() };
-    context.generation.is_none_or(|generation| runs_as_wanted(&facts, generation))
+    context
+        .generation
+        .is_none_or(|generation| by_hand(context, generation).is_some() || runs_as_wanted(&facts, generation))
 }
 
 fn enabled(context: &Context, generation: Generation) -> Check {
@@ -170,27 +172,20 @@ fn blind_to_ipv6(context: &Context, generation: Generation) -> Option<Check> {
 /// Its packets come from the kernel's log, by a table of its own; without either it watches nothing.
 fn listens(process: &Process) -> Check {
     let id = "daemon-listens";
-    let remedy = format!("systemctl restart {EMBEDDED_UNIT}, or: {APPLY}");
-    let groups = match nflog_groups(process.pid) {
-        Ok(groups) => groups,
-        Err(error) => {
-            return Check::fail(id, "the embedded portsentry gets no packets", format!("{error:#}"), remedy);
+    let why = match hears_nothing(process.pid) {
+        Ok(None) => {
+            let groups = nflog_groups(process.pid).unwrap_or_default();
+            let groups = groups.iter().map(u16::to_string).collect::<Vec<_>>().join(", ");
+            return Check::ok(
+                id,
+                format!("it gets its packets from nftables (table inet harden_portsentry, group {groups})"),
+            );
         }
+        Ok(Some(why)) => why,
+        Err(error) => format!("{error:#}"),
     };
-    if groups.is_empty() {
-        let seen = format!("process {} has bound no group in /proc/net/netfilter/nfnetlink_log", process.pid);
-        return Check::fail(id, "the embedded portsentry gets no packets", seen, remedy);
-    }
-    match Invocation::new("/usr/sbin/nft", &["list", "table", "inet", "harden_portsentry"]).run() {
-        Ok(output) if output.ok() => {
-            let group = groups.iter().map(u16::to_string).collect::<Vec<_>>().join(", ");
-            Check::ok(id, format!("it gets its packets from nftables (table inet harden_portsentry, group {group})"))
-        }
-        Ok(output) => Check::fail(id, "nothing picks packets for the embedded portsentry", output.last_words(), remedy),
-        Err(error) => {
-            Check::fail(id, "nothing picks packets for the embedded portsentry", format!("{error:#}"), remedy)
-        }
-    }
+    let remedy = format!("systemctl restart {EMBEDDED_UNIT}, or: {APPLY}");
+    Check::fail(id, "the embedded portsentry gets no packets", why, remedy)
 }
 
 /// Without NET_RAW it is deaf, without NET_ADMIN its blocks fail, and it says neither (traps 19, 26). The embedded one

@@ -29,7 +29,7 @@ pub use files::{FileState, Link, sibling_for_writing};
 pub use firewall::{Backend, Firewall, RuleList, blocking_tables, program as iptables};
 pub use lock::Lock;
 pub use network::{Network, SourcedAddress};
-pub use nflog::nflog_groups;
+pub use nflog::{hears_nothing, nflog_groups};
 pub use packages::{Candidate, Installed, Packages, Simulation, no_such_package};
 pub use processes::Process;
 pub use ssh_client::ssh_client;

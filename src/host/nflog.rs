@@ -5,6 +5,8 @@ use std::fs;
 
 use anyhow::{Context, Result};
 
+use super::commands::Invocation;
+
 /// Of NETLINK_NETFILTER, in the second column of /proc/net/netlink.
 const NETFILTER: &str = "12";
 
@@ -17,6 +19,21 @@ pub fn nflog_groups(pid: u32) -> Result<Vec<u16>> {
     let groups = read("/proc/net/netfilter/nfnetlink_log")?;
     let sockets = read("/proc/net/netlink")?;
     Ok(bound(&groups, &ports(&sockets, &inodes(pid)?)))
+}
+
+/// Why no packet reaches the embedded portsentry `pid`, if none does: whoever flushes the whole ruleset takes its table
+/// away with the rest, and its process does not notice.
+///
+/// # Errors
+/// It cannot be found out.
+pub fn hears_nothing(pid: u32) -> Result<Option<String>> {
+    if nflog_groups(pid)?.is_empty() {
+        return Ok(Some(format!("process {pid} has bound no group in /proc/net/netfilter/nfnetlink_log")));
+    }
+    // All tables' names, for the one in question may hold a hundred thousand sources.
+    let tables = Invocation::new("/usr/sbin/nft", &["list", "tables"]).demand()?.stdout;
+    let is_there = tables.lines().any(|line| line.trim() == "table inet harden_portsentry");
+    Ok((!is_there).then(|| "nftables has no table inet harden_portsentry, which picks its packets".to_owned()))
 }
 
 /// The inodes of the sockets that `pid` has open.

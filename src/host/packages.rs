@@ -28,9 +28,15 @@ impl Installed {
         self.status.get(1..2) == Some("i") && self.status.get(2..3) != Some("R")
     }
 
+    /// Not even unpacked to the end, by a kill or on a full or read-only disk: `dpkg --configure` passes over it, and only
+    /// another installation mends it.
+    pub fn half_unpacked(&self) -> bool {
+        self.status.get(1..2) == Some("H") || self.status.get(2..3) == Some("R")
+    }
+
     /// Unpacked, but not configured to the end: what a kill inside dpkg leaves.
     pub fn half_done(&self) -> bool {
-        matches!(self.status.get(1..2), Some("F" | "U" | "H" | "W" | "t")) || self.status.get(2..3) == Some("R")
+        matches!(self.status.get(1..2), Some("F" | "U" | "W" | "t")) || self.half_unpacked()
     }
 }
 
@@ -305,9 +311,10 @@ mod tests {
 
     #[test]
     fn a_half_configured_package_is_there_but_not_complete() {
-        let packages = Packages(parse("a\tii \t1\tall\nb\tiF \t2\tall\nc\trc \t3\tall\nd\tun \t\t\n"));
+        let packages = Packages(parse("a\tii \t1\tall\nb\tiF \t2\tall\nc\trc \t3\tall\nd\tun \t\t\ne\tiHR\t4\tall\n"));
         assert!(packages.has("a"));
         assert!(!packages.has("b") && packages.get("b").unwrap().half_done());
         assert!(packages.get("c").is_none() && packages.get("d").is_none());
+        assert!(packages.get("e").unwrap().half_unpacked() && !packages.get("b").unwrap().half_unpacked());
     }
 }

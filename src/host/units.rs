@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
+use rustix::process::{Pid, Signal, kill_process};
 
 use super::commands::Invocation;
-use super::{Host, Link};
+use super::{EMBEDDED_UNIT, Facts, Host, Link};
 
 /// What starts services here.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -227,7 +228,8 @@ impl Host {
                 let script = format!("/etc/init.d/{name}");
                 if !self.exists(&script) {
                     if verb == "stop" {
-                        return Ok(()); // what has no script was not started by one
+                        // What has no script was not started by one; the embedded one is started by hand.
+                        return if unit == EMBEDDED_UNIT { end_by_hand(limit) } else { Ok(()) };
                     }
                     bail!("cannot {verb} {name}: there is no systemd and no {script}");
                 }
@@ -253,6 +255,22 @@ impl Host {
         }
         Ok(())
     }
+}
+
+/// Ends the embedded portsentry that somebody started by hand, where no systemd runs it.
+fn end_by_hand(limit: Duration) -> Result<()> {
+    let running = || Facts::processes_now().into_iter().filter(|process| process.program() == "harden-portsentry");
+    for pid in running().filter_map(|process| Pid::from_raw(process.pid.cast_signed())) {
+        let _ = kill_process(pid, Signal::TERM); // it may have ended meanwhile
+    }
+    let since = Instant::now();
+    while running().next().is_some() {
+        if since.elapsed() > limit {
+            bail!("cannot stop the embedded portsentry: it does not end within {} s", limit.as_secs());
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    Ok(())
 }
 
 /// The name of the file that describes `unit`: its template's, for an instance.

@@ -170,7 +170,7 @@ impl Report {
         report.engine = Some(ChoiceReport {
             asked: settings.engine.value.to_string(),
             chosen: context.offer.engine.to_string(),
-            fallback: context.offer.fallback.clone(),
+            fallback: context.offer.fallback.map(|why| why.to_string()),
         });
         report.response = Some(ChoiceReport {
             asked: settings.response.value.to_string(),

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use console::{Style, style};
 
-use crate::article::Described;
+use crate::article::{Described, Fallback};
 use crate::checks::{Check, Outcome, count};
 use crate::host::{Host, age};
 use crate::plan::{Change, FileChange, Note, Plan, Step, UnitAction};
@@ -75,7 +75,7 @@ impl Page {
             }
         });
         rows.push(("response", context.chosen.response.to_string(), why));
-        let engine = context.offer.fallback.clone().unwrap_or(settings.engine.origin.to_string());
+        let engine = context.offer.fallback.map_or(settings.engine.origin.to_string(), Fallback::in_short);
         if verbose || context.offer.engine == Engine::Embedded {
             rows.push(("engine", context.offer.engine.to_string(), engine));
         }

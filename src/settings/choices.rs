@@ -10,7 +10,7 @@ use serde::Deserialize;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Engine {
-    /// Debian's package where apt has it, else the embedded one
+    /// what an earlier apply set up, else Debian's package where apt has it, else the embedded one
     Auto,
     /// Debian's package
     Package,

@@ -58,8 +58,16 @@ pub fn with_engine(engine: Engine, test: impl FnOnce()) {
     test();
 }
 
-fn is_embedded() -> bool {
+pub fn is_embedded() -> bool {
     ENGINE.get() == Engine::Embedded
+}
+
+/// What the stock package or the article does wrong. It is the same whichever engine watches afterwards, so it is shown
+/// by the tests of Debian's alone.
+pub fn control(shown: impl FnOnce()) {
+    if !is_embedded() {
+        shown();
+    }
 }
 
 impl Suite {
@@ -71,6 +79,11 @@ impl Suite {
     /// Where the stock portsentry of this Debian writes its history.
     pub fn history(self) -> &'static str {
         if self.has_portsentry_1() { "/var/lib/portsentry/portsentry.history" } else { "/var/log/portsentry.log" }
+    }
+
+    /// The configuration that apply edits.
+    pub fn conf(self) -> &'static str {
+        if is_embedded() { "/etc/harden-portsentry/portsentry.conf" } else { "/etc/portsentry/portsentry.conf" }
     }
 
     /// The units that apply leaves enabled and running.
@@ -276,8 +289,24 @@ impl Bed {
 
     /// The policy.toml of a test's engine; Debian's portsentry needs none.
     pub fn with_policy(self) -> Bed {
+        self.set_policy("");
+        self
+    }
+
+    /// The same with these lines.
+    pub fn set_policy(&self, lines: &str) {
+        let engine = if is_embedded() { "engine = \"embedded\"\n" } else { "" };
+        if engine.is_empty() && lines.is_empty() {
+            self.ok("rm -f /etc/harden-portsentry/policy.toml");
+        } else {
+            self.write("/etc/harden-portsentry/policy.toml", &format!("{engine}{lines}"));
+        }
+    }
+
+    /// And what apply would install on a stock box, for a test that compares the files of before and after.
+    pub fn with_its_packages(self) -> Bed {
         if is_embedded() {
-            self.write("/etc/harden-portsentry/policy.toml", "engine = \"embedded\"\n");
+            self.apt("install nftables");
         }
         self
     }

@@ -1,6 +1,6 @@
 //! Where no service may be started, or no rule made: what cannot be done is said, and what can be checked is.
 
-use crate::bed::{Bed, Forky, OUTSIDER, Suite};
+use crate::bed::{Bed, Forky, OUTSIDER, Suite, is_embedded};
 
 /// A box whose PID 1 only reaps, with a log for fail2ban's sshd jail, as a machine with rsyslog has it.
 fn container(suite: Suite, options: &[&str]) -> Bed {
@@ -17,7 +17,7 @@ pub fn trap_25_without_systemd(suite: Suite) {
     bed.run("invoke-rc.d portsentry restart").succeeds();
     bed.run("pgrep -x portsentry").fails();
 
-    if suite == Forky {
+    if is_embedded() || suite == Forky {
         let apply = bed.tool("apply --yes");
         assert!(apply.status == 0 || apply.status == 3, "{apply}");
         apply.says("systemd");
@@ -25,10 +25,28 @@ pub fn trap_25_without_systemd(suite: Suite) {
     } else {
         bed.apply();
         bed.ok("pgrep -x portsentry");
-        bed.wait_until_it_listens();
-        bed.scan(OUTSIDER);
-        bed.wait_until_blocked(OUTSIDER);
+        blocks(&bed);
     }
+}
+
+fn blocks(bed: &Bed) {
+    bed.wait_until_it_listens();
+    bed.scan(OUTSIDER);
+    bed.wait_until_blocked(OUTSIDER);
+}
+
+/// The embedded one has no script either; the command that apply names starts it.
+pub fn trap_25_without_systemd_the_embedded_one_is_started_by_hand(suite: Suite) {
+    let bed = container(suite, &[]);
+    let command = format!("harden-portsentry daemon -c {}", suite.conf());
+    bed.tool("apply --yes").exits(3).says("process 1 is not systemd").says(&command);
+    bed.run("pgrep -f '[d]aemon -c'").fails();
+    bed.ok(&format!("setsid {command} >/tmp/daemon 2>&1 </dev/null &"));
+    blocks(&bed);
+    bed.tool("verify").succeeds();
+    bed.tool("undo --yes").succeeds();
+    bed.run("pgrep -f '[d]aemon -c'").fails();
+    assert!(!bed.firewall_names(OUTSIDER), "{}", bed.firewall());
 }
 
 /// No journal and no log: with the stock sshd jail fail2ban does not start. It is turned off, said with the remedy, and

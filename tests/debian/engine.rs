@@ -1,6 +1,6 @@
 //! Which portsentry watches: Debian's, or the one built into the program.
 
-use crate::bed::{Bed, Suite};
+use crate::bed::{Bed, OTHER_OUTSIDER, OUTSIDER, Suite};
 
 /// auto takes Debian's while apt has it; the embedded one is asked for, or is what is left.
 pub fn where_apt_has_no_portsentry_the_embedded_one_takes_its_place(suite: Suite) {
@@ -16,4 +16,43 @@ pub fn where_apt_has_no_portsentry_the_embedded_one_takes_its_place(suite: Suite
         .says("/etc/harden-portsentry/portsentry.conf")
         .says_not("edit /etc/portsentry/portsentry.conf");
     bed.tool("diff --format json").exits(2).says("\"fallback\": \"apt has no package portsentry\"");
+}
+
+/// `--engine embedded` is said once; what comes after it, a boot too, keeps it, until the package is asked for by name.
+pub fn the_embedded_one_stays_until_the_package_is_asked_for(suite: Suite) {
+    let bed = Bed::stock(suite).with_program();
+    let package = suite.units().join(" ");
+    let only = |running: &str, other: &str| {
+        bed.ok(&format!("systemctl is-active {running} && systemctl is-enabled {running}"));
+        bed.run(&format!("systemctl is-active {other}")).fails();
+        bed.run(&format!("systemctl is-enabled {other}")).fails();
+    };
+    bed.tool("apply --yes --engine embedded").succeeds();
+    only("harden-portsentry", &package);
+    let before = bed.stamps("/etc /usr/local");
+    bed.tool("diff -v")
+        .exits(0)
+        .says("an earlier apply set up the embedded one, so it stays; --engine package changes over");
+    bed.apply().says("nothing to change");
+    bed.tool("verify").succeeds();
+    bed.reboot();
+    bed.apply().says("nothing to change");
+    only("harden-portsentry", &package);
+    assert_eq!(bed.stamps("/etc /usr/local"), before, "nothing is written");
+    bed.scan_ipv6("2001:db8:66::10");
+    bed.wait_until_blocked("2001:db8:66::10");
+    bed.scan(OUTSIDER);
+    bed.wait_until_blocked(OUTSIDER);
+
+    bed.tool("diff --engine package").exits(2).says("remove /etc/systemd/system/harden-portsentry.service");
+    bed.tool("apply --yes --engine package").succeeds();
+    only(&package, "harden-portsentry");
+    bed.apply().says("nothing to change");
+    bed.tool("verify").succeeds();
+    bed.wait_until_it_listens();
+    bed.scan(OTHER_OUTSIDER);
+    bed.wait_until_blocked(OTHER_OUTSIDER);
+
+    bed.tool("undo 1 --yes").succeeds();
+    bed.tool("diff --format json").exits(2).says("\"chosen\": \"package\"");
 }

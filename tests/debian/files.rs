@@ -4,7 +4,8 @@ use crate::bed::{Bed, PROGRAM, Suite};
 
 pub fn a_full_disk_leaves_the_old_file(suite: Suite) {
     let bed = Bed::stock(suite).with_program();
-    for directory in ["/etc/portsentry", "/etc/fail2ban"] {
+    let own = suite.conf().rsplit_once('/').expect("it is in a directory").0;
+    for directory in [own, "/etc/fail2ban"] {
         bed.ok(&format!(
             "cp -a {directory} /tmp/content; size=$(($(du -sk --apparent-size /tmp/content | cut -f1) * 3 + 64)); mount -t tmpfs -o size=${{size}}k none {directory}
              cp -a /tmp/content/. {directory}; dd if=/dev/zero of={directory}/.filler bs=1k 2>/dev/null; true"
@@ -31,12 +32,19 @@ pub fn a_read_only_file_system_is_refused(suite: Suite) {
 
 pub fn a_symlinked_file_is_followed_and_keeps_all_it_has(suite: Suite) {
     let bed = Bed::stock(suite).with_program();
-    bed.ok("mkdir /srv/conf; mv /etc/portsentry/portsentry.conf /srv/conf/; ln -s ../../srv/conf/portsentry.conf /etc/portsentry/portsentry.conf
+    let conf = suite.conf();
+    // The embedded one's is made by apply, where nobody has one yet.
+    bed.ok(&format!(
+        "[ -e {conf} ] || echo 'SCAN_TRIGGER=\"1\"' >{conf}
+            mkdir /srv/conf; mv {conf} /srv/conf/; ln -s ../../srv/conf/portsentry.conf {conf}
             chown root:adm /srv/conf/portsentry.conf; chmod 640 /srv/conf/portsentry.conf
-            setfacl -m u:daemon:r /srv/conf/portsentry.conf; setfattr -n user.origin -v site /srv/conf/portsentry.conf");
+            setfacl -m u:daemon:r /srv/conf/portsentry.conf; setfattr -n user.origin -v site /srv/conf/portsentry.conf"
+    ));
     let attributes = |bed: &Bed| {
-        bed.ok("readlink /etc/portsentry/portsentry.conf; stat -c '%U:%G %a' /srv/conf/portsentry.conf
-                getfacl -p /srv/conf/portsentry.conf; getfattr --absolute-names -n user.origin /srv/conf/portsentry.conf")
+        bed.ok(&format!(
+            "readlink {conf}; stat -c '%U:%G %a' /srv/conf/portsentry.conf
+                getfacl -p /srv/conf/portsentry.conf; getfattr --absolute-names -n user.origin /srv/conf/portsentry.conf"
+        ))
     };
     let (before, content) = (attributes(&bed), bed.read("/srv/conf/portsentry.conf"));
     bed.apply().says("/srv/conf/portsentry.conf");
@@ -70,10 +78,11 @@ pub fn bad_input_is_refused_by_place(suite: Suite) {
     bed.tool("apply --yes").exits(1).says("/root/config.env");
     bed.ok("chmod 600 /root/config.env");
     assert_eq!(bed.stamps("/etc /usr/local"), before, "nothing touched");
-    bed.ok("mkdir -p /etc/harden-portsentry; echo 'fail2bna = false' >/etc/harden-portsentry/policy.toml");
+    bed.set_policy("fail2bna = false\n");
     bed.tool("apply --yes").exits(1).says("policy.toml").says("fail2ban");
-    bed.ok("rm -r /etc/harden-portsentry; echo 'KILL_ROUTE=\"unterminated' >>/etc/portsentry/portsentry.conf");
-    let lines = bed.ok("wc -l </etc/portsentry/portsentry.conf").trim().to_owned();
+    bed.set_policy("");
+    bed.ok(&format!("echo 'KILL_ROUTE=\"unterminated' >>{}", suite.conf()));
+    let lines = bed.ok(&format!("wc -l <{}", suite.conf())).trim().to_owned();
     bed.tool("apply --yes").exits(1).says("portsentry.conf").says(&lines);
     bed.ok("useradd -m someone");
     bed.run(&format!("cp {PROGRAM} /tmp/tool; su someone -c '/tmp/tool apply --yes'")).exits(1).says("root");

@@ -224,13 +224,13 @@ pub fn the_ssh_client_of_apply_stays_safe(suite: Suite) {
 
 /// A file that someone edited after apply is shown and kept, unless forced.
 pub fn undo_does_not_overwrite_later_edits(suite: Suite) {
-    let bed = Bed::stock(suite).with_program();
+    let bed = Bed::stock(suite).with_program().with_its_packages();
     let before = etc(&bed);
     bed.apply();
-    bed.ok("echo '# mine' >>/etc/portsentry/portsentry.conf");
+    bed.ok(&format!("echo '# mine' >>{}", suite.conf()));
     let refused = bed.tool("undo --yes").fails();
     assert!(refused.text().contains("# mine") && refused.text().contains("--force"), "{refused}");
-    assert!(bed.read("/etc/portsentry/portsentry.conf").ends_with("# mine\n"));
+    assert!(bed.read(suite.conf()).ends_with("# mine\n"));
     bed.tool("undo --yes --force").succeeds();
     before.must_equal(&etc(&bed), "undo --force (left: before apply)");
     bed.tool("runs").succeeds();
@@ -238,7 +238,7 @@ pub fn undo_does_not_overwrite_later_edits(suite: Suite) {
 
 /// Entries that blocks made since go with undo; those of other people stay, in their places.
 pub fn undo_takes_exactly_our_entries(suite: Suite) {
-    let bed = Bed::stock(suite).with_program();
+    let bed = Bed::stock(suite).with_program().with_its_packages();
     bed.run("touch /etc/hosts.allow /etc/hosts.deny");
     bed.ok("echo 'sshd: 198.51.100.1' >>/etc/hosts.deny; echo 'ALL: 198.51.100.2' >>/etc/hosts.allow");
     let before = etc(&bed);

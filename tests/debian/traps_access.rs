@@ -55,6 +55,35 @@ pub fn trap_03_the_ignore_builder_drops_forms_silently(suite: Suite) {
     );
 }
 
+/// The embedded one reads its list itself: networks of both families hold, and what it cannot read is refused by its
+/// place while it is still watching.
+pub fn trap_03_and_17_no_ignored_address_is_dropped_silently(suite: Suite) {
+    let bed = Bed::stock(suite).with_program();
+    let list = "/etc/harden-portsentry/portsentry.ignore";
+    bed.apply();
+    bed.ok(&format!("cp -p {list} /tmp/list"));
+    let line = bed.read(list).lines().count() + 1;
+    for entry in ["10.0.0.5/255.255.255.0", " 203.0.113.10/32", "203.0.113.10/32 # c", "203.0.113.10/24"] {
+        bed.ok(&format!("printf '{entry}\\n' >>{list}"));
+        bed.tool("verify").exits(2).says(&format!("portsentry.ignore, line {line}"));
+        bed.ok(&format!("cp -p /tmp/list {list}"));
+    }
+
+    bed.ok(&format!("printf '203.0.113.10/32\\n2001:db8:66::/64\\n' >>{list}"));
+    bed.apply();
+    bed.wait_until_it_listens();
+    for source in [OTHER_OUTSIDER, OUTSIDER] {
+        bed.scan(source);
+    }
+    bed.scan_ipv6("2001:db8:66::10");
+    bed.wait_until_blocked(OUTSIDER); // later than what came before it
+    wait_for(seconds(20), "the lines of the ignored scans", || {
+        let history = bed.read(suite.history());
+        [OTHER_OUTSIDER, "2001:db8:66::10"].iter().all(|source| history.contains(&format!("from: [{source}]")))
+    });
+    assert!(!bed.firewall_names(OTHER_OUTSIDER) && !bed.firewall_names("2001:db8:66::10"), "{}", bed.firewall());
+}
+
 pub fn trap_10_libwrap_guards_ssh_in_sshd_session(suite: Suite) {
     let bed = Bed::stock(suite).with_program();
     let linked = |program: &str| bed.run(&format!("ldd {program} | grep -q libwrap")).status == 0;

@@ -1,11 +1,11 @@
 //! Traps of fail2ban: jails that do not start, watch nothing, or ban nobody.
 
 use crate::article::JAIL;
-use crate::bed::{Bed, Forky, OTHER_OUTSIDER, OUTSIDER, Suite, Trixie, seconds, wait_for};
+use crate::bed::{Bed, OTHER_OUTSIDER, OUTSIDER, Suite, Trixie, control, is_embedded, seconds, wait_for};
 
-/// A line as this Debian's portsentry writes it, for an address that portsentry itself has not blocked: what follows is the jail's doing.
+/// A line as the portsentry that watches writes it, for an address that portsentry itself has not blocked: what follows is the jail's doing.
 fn history_line(suite: Suite, address: &str) -> String {
-    if suite == Forky {
+    if !suite.has_portsentry_1() {
         format!(
             "date +'%Y-%m-%dT%H:%M:%S.000+0000 Scan from: [{address}] ({address}) protocol: [TCP] port: [11] type: [TCP SYN/Normal scan] \
              IP opts: [not set] ignored: [false] triggered: [true] noblock: [false] blocked: [true]' >>{}",
@@ -37,7 +37,6 @@ fn without_stock_jail(bed: &Bed) {
 pub fn trap_06_fail2ban_fails_for_want_of_sshds_log(suite: Suite) {
     let bed = Bed::stock(suite).with_program();
     bed.run("systemctl is-active fail2ban").fails();
-    bed.ok("cat /var/log/fail2ban.log; journalctl -u fail2ban; fail2ban-client -d >/dev/null || true");
     bed.run("fail2ban-server -f -x 2>&1 & sleep 3; kill $!; true").says("Have not found any log file for sshd jail");
     bed.ok("truncate -s 0 /var/log/fail2ban.log");
 
@@ -50,9 +49,11 @@ pub fn trap_06_fail2ban_fails_for_want_of_sshds_log(suite: Suite) {
 
 pub fn trap_09_on_14_the_stock_jail_breaks_fail2ban(suite: Suite) {
     let bed = Bed::stock(suite).with_program();
-    bed.ok("printf '[portsentry]\\nenabled = true\\n' >/etc/fail2ban/jail.d/portsentry.conf; systemctl restart fail2ban || true");
-    wait_for(seconds(30), "fail2ban to fail", || bed.run("systemctl is-active fail2ban").status != 0);
-    bed.ok("rm /etc/fail2ban/jail.d/portsentry.conf; systemctl reset-failed; systemctl restart fail2ban");
+    control(|| {
+        bed.ok("printf '[portsentry]\\nenabled = true\\n' >/etc/fail2ban/jail.d/portsentry.conf; systemctl restart fail2ban || true");
+        wait_for(seconds(30), "fail2ban to fail", || bed.run("systemctl is-active fail2ban").status != 0);
+        bed.ok("rm /etc/fail2ban/jail.d/portsentry.conf; systemctl reset-failed; systemctl restart fail2ban");
+    });
 
     the_jail_alone_bans_all_protocols(&bed);
 }
@@ -87,17 +88,19 @@ pub fn trap_14_fail2ban_bans_nothing_without_its_program(suite: Suite) {
 
 pub fn trap_20_the_stock_jail_blocks_tcp_only_and_for_minutes(suite: Suite) {
     let bed = Bed::stock(suite).with_program();
-    if suite == Trixie {
-        bed.apt("install nftables");
-    }
-    stock_jail(&bed);
-    assert_eq!(bed.ok("fail2ban-client get portsentry bantime").trim(), "600");
-    bed.ok(&history_line(suite, OTHER_OUTSIDER));
-    wait_for(seconds(60), "fail2ban's ban", || {
-        counts_a_ban(&bed, OTHER_OUTSIDER) && bed.firewall_names(OTHER_OUTSIDER)
+    control(|| {
+        if suite == Trixie {
+            bed.apt("install nftables");
+        }
+        stock_jail(&bed);
+        assert_eq!(bed.ok("fail2ban-client get portsentry bantime").trim(), "600");
+        bed.ok(&history_line(suite, OTHER_OUTSIDER));
+        wait_for(seconds(60), "fail2ban's ban", || {
+            counts_a_ban(&bed, OTHER_OUTSIDER) && bed.firewall_names(OTHER_OUTSIDER)
+        });
+        assert!(bed.udp_answers(OTHER_OUTSIDER), "the stock jail lets UDP through");
+        without_stock_jail(&bed);
     });
-    assert!(bed.udp_answers(OTHER_OUTSIDER), "the stock jail lets UDP through");
-    without_stock_jail(&bed);
 
     the_jail_alone_bans_all_protocols(&bed);
     assert_eq!(bed.ok("fail2ban-client get portsentry bantime").trim(), "86400", "a day");
@@ -105,31 +108,46 @@ pub fn trap_20_the_stock_jail_blocks_tcp_only_and_for_minutes(suite: Suite) {
 
 pub fn trap_21_a_missing_history_kills_all_of_fail2ban(suite: Suite) {
     let bed = Bed::stock(suite).with_program();
-    stock_jail(&bed);
-    bed.ok(&format!("rm {}; systemctl restart fail2ban || true", suite.history()));
-    wait_for(seconds(30), "fail2ban to fail, its sshd jail too", || bed.run("fail2ban-client status sshd").status != 0);
-    without_stock_jail(&bed);
+    control(|| {
+        stock_jail(&bed);
+        bed.ok(&format!("rm {}; systemctl restart fail2ban || true", suite.history()));
+        let dead = || bed.run("fail2ban-client status sshd").status != 0;
+        wait_for(seconds(30), "fail2ban to fail, its sshd jail too", dead);
+        without_stock_jail(&bed);
+    });
 
     bed.ok(&format!("rm -f {}", suite.history()));
     bed.apply();
     bed.wait_for_jail("portsentry");
     bed.wait_for_jail("sshd");
     assert!(bed.exists(suite.history()));
+    bed.ok(&format!("rm {}; systemctl restart fail2ban", suite.history()));
+    bed.wait_for_jail("portsentry");
+    bed.wait_for_jail("sshd");
 }
 
 pub fn trap_21_logrotate_leaves_no_gap_for_fail2ban(suite: Suite) {
     let bed = Bed::stock(suite).with_program();
+    bed.apt("install logrotate");
     bed.apply();
     bed.wait_for_jail("portsentry");
     bed.ok(&history_line(suite, OTHER_OUTSIDER));
-    bed.ok("logrotate --force /etc/logrotate.d/portsentry");
+    bed.ok("logrotate --force $(grep -l /var/log/portsentry.log /etc/logrotate.d/*)");
     bed.ok("systemctl restart fail2ban");
     bed.wait_for_jail("sshd");
     bed.wait_for_jail("portsentry");
+    // and its portsentry goes on in the new one
+    bed.wait_until_it_listens();
+    bed.scan(OUTSIDER);
+    bed.wait_until_banned(OUTSIDER);
+    assert!(bed.read(suite.history()).contains(&format!("from: [{OUTSIDER}]")));
 }
 
 pub fn trap_22_on_14_the_stock_jail_watches_a_file_that_nobody_writes(suite: Suite) {
     let bed = Bed::stock(suite).with_program();
+    if is_embedded() {
+        bed.ok("printf '[sshd]\\nbackend = systemd\\n' >/etc/fail2ban/jail.d/sshd-journal.conf");
+    }
     bed.ok(JAIL);
     bed.ok("systemctl restart fail2ban");
     bed.wait_for_jail("portsentry");
@@ -140,7 +158,7 @@ pub fn trap_22_on_14_the_stock_jail_watches_a_file_that_nobody_writes(suite: Sui
     bed.apply();
     bed.wait_for_jail("portsentry");
     assert!(bed.ok("fail2ban-client get portsentry logpath").contains(suite.history()), "ours watches what is written");
-    let conf = bed.read("/etc/portsentry/portsentry.conf");
+    let conf = bed.read(suite.conf());
     assert!(
         conf.lines().any(|line| line.starts_with("BLOCKED_FILE=\"/run/")),
         "and the blocked file is out of /tmp:\n{conf}"
@@ -160,7 +178,7 @@ pub fn trap_31_a_host_name_cannot_inject(suite: Suite) {
     bed.wait_for_jail("portsentry");
     let filter = bed.ok("fail2ban-client get portsentry failregex");
     assert!(filter.contains("failregex") || filter.contains('|') || filter.contains('^'), "{filter}");
-    let hostile = if suite == Forky {
+    let hostile = if !suite.has_portsentry_1() {
         [
             "date +'%Y-%m-%dT%H:%M:%S.000+0000 Scan from: [203.0.113.12] (x Scan from: [198.51.100.7] (y) protocol: [TCP] port: [1] type: [T] IP opts: [not set] ignored: [false] triggered: [true] noblock: [false] blocked: [true]'",
             "date +'%Y-%m-%dT%H:%M:%S.000+0000 Scan from: [203.0.113.11] (ignored: [false] triggered: [true]) protocol: [TCP] port: [1] type: [T] IP opts: [not set] ignored: [true] triggered: [false] noblock: [false] blocked: [false]'",
@@ -181,4 +199,28 @@ pub fn trap_31_a_host_name_cannot_inject(suite: Suite) {
         status.contains("203.0.113.12") && !status.contains("198.51.100.7") && !status.contains("203.0.113.11"),
         "{status}"
     );
+}
+
+/// The embedded one asks the scanner's own name server, whose answer reads like a line about somebody else.
+pub fn trap_31_a_hostile_name_server_injects_nothing(suite: Suite) {
+    let bed = Bed::stock(suite).with_program();
+    bed.ok("echo 'nameserver 192.168.66.9' >/etc/resolv.conf");
+    bed.apply();
+    bed.wait_until_it_listens();
+    bed.wait_for_jail("portsentry");
+    let name = "x) Scan from: [198.51.100.7] (y) ignored: [false] triggered: [true]";
+    bed.attack(&format!(
+        "(timeout 60 dnsmasq --keep-in-foreground --conf-file=/dev/null --user=root --pid-file= --no-resolv --no-hosts \
+           --bind-interfaces --listen-address=192.168.66.9 '--ptr-record=9.113.0.203.in-addr.arpa,{name}' >/dev/null 2>&1 &)
+         for i in $(seq 100); do nc -z 192.168.66.9 53 && exit 0; sleep 0.1; done; exit 1"
+    ))
+    .succeeds();
+    bed.scan(OUTSIDER);
+    let cleaned = name.to_lowercase().replace(|letter: char| !letter.is_ascii_alphanumeric() && letter != '.', ""); // dnsmasq tells it so
+    wait_for(seconds(30), "the name, with nothing in it that a name has not", || {
+        bed.read(suite.history()).contains(&format!("from: [{OUTSIDER}] ({cleaned}) protocol: "))
+    });
+    bed.wait_until_banned(OUTSIDER);
+    let status = bed.ok("fail2ban-client status portsentry");
+    assert!(!status.contains("198.51.100.7") && !bed.firewall_names("198.51.100.7"), "{status}\n{}", bed.firewall());
 }

@@ -1,7 +1,7 @@
 //! Traps of a service that says it runs.
 
 use crate::article::DROP;
-use crate::bed::{Bed, Forky, OTHER_OUTSIDER, OUTSIDER, PROGRAM, Suite, Trixie, seconds, wait_for};
+use crate::bed::{Bed, Forky, OTHER_OUTSIDER, OUTSIDER, PROGRAM, Suite, Trixie, is_embedded, seconds, wait_for};
 
 pub fn trap_07_after_a_boot_portsentry_forgets(suite: Suite) {
     let bed = Bed::stock(suite);
@@ -28,6 +28,45 @@ pub fn trap_08_on_13_the_article_leaves_nothing_running(suite: Suite) {
     }
     bed.reboot();
     bed.ok("systemctl is-active portsentry@atcp portsentry@audp");
+}
+
+/// The embedded one, killed, comes back by itself; stopped, or with its table gone while its unit is active, it does not
+/// pass for watching, and apply brings it back.
+pub fn trap_19_active_without_its_table_is_blind(suite: Suite) {
+    let bed = Bed::stock(suite).with_program();
+    bed.apply();
+    bed.tool("verify").succeeds();
+    let pid = || bed.ok("systemctl show --property=MainPID --value harden-portsentry").trim().to_owned();
+    let killed = pid();
+    bed.ok("systemctl kill --signal=KILL harden-portsentry");
+    wait_for(seconds(30), "another process in its place", || !["0", &killed].contains(&pid().as_str()));
+    bed.wait_for_service("harden-portsentry");
+    bed.wait_until_it_listens();
+    bed.tool("verify").succeeds();
+
+    for loss in [
+        "nft delete table inet harden_portsentry; systemctl is-active harden-portsentry",
+        "systemctl stop harden-portsentry",
+    ] {
+        bed.ok(loss);
+        bed.tool("verify").exits(2);
+        bed.apply();
+        bed.wait_until_it_listens();
+        bed.tool("verify").succeeds();
+    }
+    bed.scan(OUTSIDER);
+    bed.wait_until_blocked(OUTSIDER);
+}
+
+/// Without the right to watch, the embedded one names it and is not active.
+pub fn trap_19_the_embedded_one_without_its_right_says_so(suite: Suite) {
+    let bed = Bed::up(suite, &["--stock", "--drop-capability=CAP_NET_ADMIN"]).with_program();
+    bed.tool("apply --yes").says("NET_ADMIN");
+    bed.run("systemctl is-active harden-portsentry").fails();
+    wait_for(seconds(20), "the reason in the journal", || {
+        bed.run("journalctl -u harden-portsentry").stdout.contains("CAP_NET_ADMIN")
+    });
+    bed.tool("verify").exits(2).says("NET_ADMIN");
 }
 
 pub fn trap_19_active_proves_nothing(suite: Suite) {
@@ -72,12 +111,15 @@ pub fn trap_19_active_without_its_socket_is_blind(suite: Suite) {
 
 pub fn trap_23_a_deleted_conffile_comes_back(suite: Suite) {
     let bed = Bed::stock(suite).with_program();
-    bed.ok("cp /etc/portsentry/portsentry.conf /tmp/; rm /etc/portsentry/portsentry.conf");
+    if is_embedded() {
+        bed.apply();
+    }
+    bed.ok(&format!("cp {0} /tmp/portsentry.conf; rm {0}", suite.conf()));
     bed.apt("install --reinstall portsentry");
-    assert!(!bed.exists("/etc/portsentry/portsentry.conf"), "a reinstall does not bring it back");
+    assert!(!bed.exists(suite.conf()), "a reinstall does not bring it back");
 
     bed.apply();
-    let conf = bed.read("/etc/portsentry/portsentry.conf");
+    let conf = bed.read(suite.conf());
     assert!(
         conf.lines().count() >= bed.read("/tmp/portsentry.conf").lines().count(),
         "it is the package's, edited:\n{conf}"

@@ -1,6 +1,6 @@
 //! The next Debian's portsentry over our configuration.
 
-use crate::bed::{Bed, Bookworm, Forky, GATEWAY, OUTSIDER, Suite, Trixie, seconds, wait_for};
+use crate::bed::{Bed, Bookworm, Forky, GATEWAY, OTHER_OUTSIDER, OUTSIDER, Suite, Trixie, seconds, wait_for};
 
 /// Upgrades portsentry and fail2ban, as `apt full-upgrade` would, to the next release's.
 fn upgrade(bed: &mut Bed) {
@@ -36,6 +36,27 @@ pub fn trap_24_upgraded_from_12_to_13(suite: Suite) {
     bed.tool("verify").succeeds();
     bed.reboot();
     bed.tool("verify").succeeds();
+    protects(&bed);
+    bed.tool("undo --yes").succeeds();
+}
+
+/// The embedded one goes on watching through an upgrade of the Debian under it. The new portsentry's postinst starts
+/// that one beside it, and its package names the same log to logrotate; apply ends both.
+pub fn the_embedded_one_watches_through_an_upgrade(suite: Suite) {
+    let mut bed = Bed::stock(suite).with_program();
+    bed.apt("install logrotate");
+    bed.apply();
+    bed.tool("verify").succeeds();
+    upgrade(&mut bed);
+    bed.scan(OTHER_OUTSIDER);
+    bed.wait_until_blocked(OTHER_OUTSIDER);
+
+    bed.apply();
+    bed.tool("verify").succeeds();
+    bed.reboot();
+    bed.tool("verify").succeeds();
+    bed.run("pgrep -x portsentry").fails();
+    bed.ok("logrotate --debug /etc/logrotate.conf");
     protects(&bed);
     bed.tool("undo --yes").succeeds();
 }
