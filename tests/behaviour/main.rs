@@ -9,6 +9,7 @@ mod connecting;
 mod lives;
 mod packets;
 mod responses;
+mod scanners;
 mod subject;
 #[path = "../debian/tree.rs"]
 #[allow(dead_code)]
