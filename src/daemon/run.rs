@@ -393,11 +393,7 @@ impl Daemon {
         let watched = |config: &Config| (config.tcp_ports.clone(), config.udp_ports.clone(), config.hits());
         if watched(&config) != watched(&self.config) {
             match &mut self.source {
-                Source::Kernel { log, table } => {
-                    let new = Table::load(&self.invocation, &config, log.group())?;
-                    // The old one was replaced in the same transaction, and must not take the new one away.
-                    std::mem::forget(std::mem::replace(table, new));
-                }
+                Source::Kernel { log, table } => table.change(&self.invocation, &config, log.group())?,
                 Source::Sockets(listeners) => {
                     let (new, _) = Listeners::open_beside(listeners, &self.invocation, &config)?;
                     *listeners = new;

@@ -8,6 +8,7 @@ mod bed;
 mod connecting;
 mod lives;
 mod packets;
+mod reload;
 mod responses;
 mod scanners;
 mod subject;
