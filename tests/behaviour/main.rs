@@ -7,6 +7,7 @@
 mod bed;
 mod connecting;
 mod lives;
+mod names;
 mod other_generation;
 mod packets;
 mod reload;
