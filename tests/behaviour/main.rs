@@ -8,6 +8,7 @@ mod bed;
 mod connecting;
 mod lives;
 mod names;
+mod options;
 mod other_generation;
 mod packets;
 mod reload;
