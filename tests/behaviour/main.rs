@@ -14,6 +14,7 @@ mod packets;
 mod reload;
 mod responses;
 mod scanners;
+mod services;
 mod subject;
 #[path = "../debian/tree.rs"]
 #[allow(dead_code)]
