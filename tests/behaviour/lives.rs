@@ -85,7 +85,9 @@ fn a_second_one_of_the_same_mode() {
     subject.configure(LOG_ONLY);
     subject.start();
     let mode = if subject.generation == First { "-atcp" } else { "--stealth" };
-    let second = subject.call(mode);
+    // A peer's would watch for as long as it is let.
+    let second =
+        subject.run(&format!("timeout {} {} {mode}", if subject.embedded { 20 } else { 2 }, subject.program()));
     if subject.embedded {
         second.exits(1).says("another one is watching already");
     } else {
