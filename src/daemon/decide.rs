@@ -13,17 +13,17 @@ use super::probe::Probe;
 use crate::syntax::Dialect;
 
 /// Sources that are remembered; the one seen longest ago is forgotten first.
-const SOURCES: usize = 65_536;
+pub const SOURCES: usize = 65_536;
 /// Different ports that a source has to ask for by packets which a dead connection may send as well (ACK, FIN and ACK),
 /// before these count as probes. A host that was restarted, or whose service was, gets one or two of them a client.
-const AMBIGUOUS_PORTS: usize = 3;
+pub const AMBIGUOUS_PORTS: usize = 3;
 /// Lines that one source may have within [`LINES_WINDOW`] seconds; all ports below 1024 in four kinds.
-const LINES: u32 = 4_096;
-const LINES_WINDOW: u64 = 600;
+pub const LINES: u32 = 4_096;
+pub const LINES_WINDOW: u64 = 600;
 /// Lines about sources that have asked once, of which anyone can forge as many as he likes: so many at once (some 55 MB
 /// of history), and so many a second in the long run. A source that asks again gets all of its lines.
-const STRANGERS: u64 = 250_000;
-const STRANGERS_A_SECOND: u64 = 10;
+pub const STRANGERS: u64 = 250_000;
+pub const STRANGERS_A_SECOND: u64 = 10;
 
 /// How the kernel handed a probe up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -22,9 +22,9 @@ use crate::host::Invocation;
 use crate::syntax::Dialect;
 
 /// Blocks that may wait for their commands.
-const WAITING: usize = 8_192;
+pub const WAITING: usize = 8_192;
 /// How long a command may take before it and its children are killed.
-const LIMIT: Duration = Duration::from_secs(30);
+pub const LIMIT: Duration = Duration::from_secs(30);
 const HOSTS_DENY: &str = "/etc/hosts.deny";
 
 /// The commands of the configuration, with the mode that `$MODE$` stands for.

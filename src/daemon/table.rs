@@ -12,7 +12,7 @@ use crate::kernel::{SNAPLEN, counted_packets, empty_sets};
 /// How long a source, port and kind that was handed up is not handed up again.
 pub const WINDOW_SECONDS: u64 = 600;
 /// Elements that one set may hold. A full set is told, and costs a message a packet.
-const SIZE: u32 = 131_072;
+pub const SIZE: u32 = 131_072;
 /// TCP's flags that are handed up: no ACK and no RST, which no connection sends in answer to nothing; and ACK and
 /// FIN|ACK alone.
 const KINDS: &str =
