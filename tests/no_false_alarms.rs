@@ -12,7 +12,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use neighbourhood::daemon::Daemon;
 use neighbourhood::tcp::{ENDS, End};
 use neighbourhood::{
-    BOX, CLIENT, CLIENT6, FAR, HOST, HOST6, LEFT, LIMIT, Net, SCANS, scanner, scanner6, tcp, udp, wait_until, waited,
+    BOX, CLIENT, CLIENT6, FAR, HOST, HOST6, LEFT, LIMIT, Net, SCANS, programs, scanner, scanner6, tcp, udp, wait_until,
+    waited,
 };
 
 /// Ports that a scan asks, one of them in use.
@@ -157,6 +158,14 @@ fn traffic(net: &mut Net, older: tcp::Older) -> BTreeMap<&'static str, usize> {
     count("bridged through the host", tcp::connections(net, "right", &format!("{LEFT}:80"), &without_idle, 50));
     count("bridged through the host, refused", tcp::refused(net, "right", LEFT, 1000..1200));
     count("older than the daemon", older.close());
+    let ssh = [programs::ssh_server(net, "host", HOST), programs::ssh_server(net, "client", CLIENT)];
+    count("SSH to the host", programs::ssh_sessions(net, "client", HOST, 20));
+    count("SSH from the host", programs::ssh_sessions(net, "host", CLIENT, 20));
+    drop(ssh);
+    let web = [programs::web_server(net, "host", HOST, 81), programs::web_server(net, "client", CLIENT, 81)];
+    count("HTTP to the host", programs::pages(net, "client", HOST, 81, 100));
+    count("HTTP from the host", programs::pages(net, "host", CLIENT, 81, 100));
+    drop(web);
     net.bad_weather();
     count("with loss and disorder", tcp::connections(net, "client", &host, &[End::ClientFirst, End::ServerFirst], 100));
     count("with loss and disorder, uploads", tcp::uploads(net, 100, 20_000));
@@ -168,7 +177,7 @@ fn traffic(net: &mut Net, older: tcp::Older) -> BTreeMap<&'static str, usize> {
     count("DNS, nobody there for the answer", udp::answers_to_nobody(net, 1500, false));
     count("DNS, nobody there, over IPv6", udp::answers_to_nobody(net, 500, true));
     count("DNS, asked of the host", udp::name_server(net, 400));
-    count("NTP, both ways", udp::time(net, 100));
+    count("NTP, both ways", programs::time(net, 100) / 2);
     count("DHCP leases", udp::leases(net));
     count("broadcast and multicast", udp::chatter(net, 30));
     count("ICMP", udp::icmp(net, 2000));
@@ -184,7 +193,10 @@ fn used(port: u16, protocol: &str) -> bool {
 /// Where a service of the test was minutes ago. Silence there is right, for its clients may not know that it is gone;
 /// so is an alarm.
 fn used_lately(port: u16, protocol: &str) -> bool {
-    protocol == "UDP" && [53, 67, 68].contains(&port)
+    match protocol {
+        "UDP" => [53, 67, 68].contains(&port),
+        _ => [22, 81].contains(&port),
+    }
 }
 
 fn scan(net: &Net, words: &[&str], ports: &str, source: &str, target: &str) {

@@ -13,17 +13,17 @@ use super::probe::Probe;
 use crate::syntax::Dialect;
 
 /// Sources that are remembered; the one seen longest ago is forgotten first.
-const SOURCES: usize = 65_536;
+pub const SOURCES: usize = 65_536;
 /// Different ports that a source has to ask for by packets which a dead connection may send as well (ACK, FIN and ACK),
 /// before these count as probes. A host that was restarted, or whose service was, gets one or two of them a client.
-const AMBIGUOUS_PORTS: usize = 3;
+pub const AMBIGUOUS_PORTS: usize = 3;
 /// Lines that one source may have within [`LINES_WINDOW`] seconds; all ports below 1024 in four kinds.
-const LINES: u32 = 4_096;
-const LINES_WINDOW: u64 = 600;
+pub const LINES: u32 = 4_096;
+pub const LINES_WINDOW: u64 = 600;
 /// Lines about sources that have asked once, of which anyone can forge as many as he likes: so many at once (some 55 MB
 /// of history), and so many a second in the long run. A source that asks again gets all of its lines.
-const STRANGERS: u64 = 250_000;
-const STRANGERS_A_SECOND: u64 = 10;
+pub const STRANGERS: u64 = 250_000;
+pub const STRANGERS_A_SECOND: u64 = 10;
 
 /// How the kernel handed a probe up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,9 +77,8 @@ struct Source {
     hits: u32,
     /// The first ambiguous probes, until there are enough of them.
     held: Vec<Probe>,
-    /// Different ports since `ports_since`, up to as many as the configuration asks for.
-    ports: Vec<u16>,
-    ports_since: u64,
+    /// The different ports that it asked for last, up to as many as the configuration asks for, and when.
+    ports: Vec<(u16, u64)>,
     /// What the last line said.
     said: Option<(Word, Word)>,
     said_already: bool,
@@ -203,8 +202,8 @@ impl Judge {
             return;
         }
         source.hits = source.hits.saturating_add(1);
-        let triggered =
-            source.hits >= self.trigger && source.asked_for(probe.port, self.scan_ports, self.scan_window, now);
+        let ports_enough = source.asked_for(probe.port, self.scan_ports, self.scan_window, now);
+        let triggered = ports_enough && source.hits >= self.trigger;
         let block = if probe.kind.is_tcp() { self.block_tcp } else { self.block_udp };
         let already = self.blocked.contains(&probe.source);
         let mut scan = Scan {
@@ -272,15 +271,13 @@ impl Source {
 
     /// Whether it has asked for `wanted` different ports within `window` seconds, `port` now among them.
     fn asked_for(&mut self, port: u16, wanted: usize, window: u64, now: u64) -> bool {
-        if wanted <= 1 || (self.ports.len() >= wanted && now.saturating_sub(self.ports_since) < window) {
+        if wanted <= 1 {
             return true;
         }
-        if now.saturating_sub(self.ports_since) >= window {
-            self.ports.clear();
-            self.ports_since = now;
-        }
-        if !self.ports.contains(&port) {
-            self.ports.push(port);
+        self.ports.retain(|&(known, at)| known != port && now.saturating_sub(at) < window);
+        self.ports.push((port, now));
+        if self.ports.len() > wanted {
+            self.ports.remove(0); // the one asked for longest ago
         }
         self.ports.len() >= wanted
     }
@@ -373,6 +370,22 @@ mod tests {
         let mut decider = decider(Dialect::V2, config);
         let hits = [(9, 80, S, Seen::First), (9, 80, S, Seen::Again), (9, 81, S, Seen::First), (9, 82, S, Seen::First)];
         assert_eq!(words(&mut decider, &hits), ["80 ff-- Nothing", "81 ff-- Nothing", "82 ftft Block(Yes)"]);
+    }
+
+    /// The last so many seconds count, whenever they began; and every hit, also those below the trigger.
+    #[test]
+    fn different_ports_within_any_stretch_of_time() {
+        let config = Config { scan_ports: 3, scan_window: 60, scan_trigger: 3, ..Config::default() };
+        let mut decider = decider(Dialect::V2, config);
+        let mut triggered = |port: u16, now: u64| {
+            let mut found = None;
+            decider.hit(probe(9, port, S), Seen::First, now, &mut |scan| found = Some(scan.triggered));
+            found.expect("each is told") == Word::True
+        };
+        let slowly = [(1, 0), (2, 59), (3, 60), (4, 119)].map(|(port, now)| triggered(port, now));
+        assert_eq!(slowly, [false; 4], "three, but never three within a minute");
+        assert!(triggered(5, 119), "the ports 3, 4 and 5 within a minute");
+        assert!(!triggered(6, 500), "a lone one, later");
     }
 
     #[test]

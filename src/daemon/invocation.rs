@@ -161,8 +161,10 @@ enum Opt {
     Help,
 }
 
-/// Long name, letter, and how to make it of a value (or of none).
-type Known = (&'static str, Option<char>, Result<Opt, fn(String) -> Opt>);
+/// What an option comes to by itself, or how its value makes it.
+type Make = Result<Opt, fn(String) -> Opt>;
+/// Long name, letter, and what it comes to.
+type Known = (&'static str, Option<char>, Make);
 
 fn known() -> [Known; 13] {
     [
@@ -182,18 +184,18 @@ fn known() -> [Known; 13] {
     ]
 }
 
-/// As getopt_long reads them: `--name value`, `--name=value`, `-i value`, `-ivalue`, `-dv`.
+/// As getopt_long reads them: `--name value`, `--name=value`, `--na`, `-i value`, `-ivalue`, `-dv`; up to the first that
+/// asks for the help or the version, behind which nobody looks.
 fn options(words: &[String]) -> Result<Vec<Opt>, String> {
     let mut found = Vec::new();
     let mut words = words.iter();
     while let Some(word) = words.next() {
+        if let Some(Opt::Help | Opt::Version) = found.last() {
+            break;
+        }
         if let Some(long) = word.strip_prefix("--") {
             let (name, value) = long.split_once('=').map_or((long, None), |(name, value)| (name, Some(value)));
-            let (_, _, make) = known()
-                .into_iter()
-                .find(|(known, ..)| *known == name)
-                .ok_or(format!("unrecognized option '{word}'"))?;
-            found.push(match (make, value) {
+            found.push(match (long_option(name)?, value) {
                 (Ok(option), None) => option,
                 (Ok(_), Some(_)) => return Err(format!("option '--{name}' takes no value")),
                 (Err(make), Some(value)) => make(value.to_owned()),
@@ -210,6 +212,10 @@ fn options(words: &[String]) -> Result<Vec<Opt>, String> {
                 .find(|(_, known, _)| *known == Some(letter))
                 .ok_or(format!("unrecognized option '-{letter}'"))?;
             match make {
+                Ok(option @ (Opt::Help | Opt::Version)) => {
+                    found.push(option);
+                    break;
+                }
                 Ok(option) => found.push(option),
                 Err(make) => {
                     let rest = &letters[at + letter.len_utf8()..];
@@ -223,13 +229,28 @@ fn options(words: &[String]) -> Result<Vec<Opt>, String> {
     Ok(found)
 }
 
+/// The option of that name, or of the only one that begins so.
+fn long_option(name: &str) -> Result<Make, String> {
+    let mut meant: Vec<Known> = known().into_iter().filter(|(known, ..)| known.starts_with(name)).collect();
+    if let Some(exact) = meant.iter().position(|(known, ..)| *known == name) {
+        return Ok(meant.swap_remove(exact).2);
+    }
+    match meant.len() {
+        1 => Ok(meant.remove(0).2),
+        0 => Err(format!("unrecognized option '--{name}'")),
+        _ => {
+            let names: Vec<String> = meant.iter().map(|(known, ..)| format!("--{known}")).collect();
+            Err(format!("option '--{name}' is ambiguous: {}", names.join(" or ")))
+        }
+    }
+}
+
 fn second_generation(words: &[String]) -> Result<Asked, String> {
     let found = options(words)?;
-    if found.contains(&Opt::Help) {
-        return Ok(Asked::Help);
-    }
-    if found.contains(&Opt::Version) {
-        return Ok(Asked::Version);
+    match found.last() {
+        Some(Opt::Help) => return Ok(Asked::Help),
+        Some(Opt::Version) => return Ok(Asked::Version),
+        _ => {}
     }
     if found.contains(&Opt::Stealth) && found.contains(&Opt::Connect) {
         return Err("Only one mode can be specified, use only one of --stealth or --connect".to_owned());
@@ -309,8 +330,10 @@ mod tests {
         assert_eq!(all.interfaces, Interfaces::Named(vec!["eth0".to_owned(), "eth1".to_owned()]));
         assert!(all.to_syslog && !all.same_address_check && !all.service_check && all.debug && all.verbose);
         assert_eq!((all.mode, all.config_file.to_str()), (Mode::Connect, Some("/x")));
-        assert_eq!(parse("-V -x"), Err("unrecognized option '-x'".to_owned()));
-        assert_eq!((parse("-dV"), parse("--help")), (Ok(Asked::Version), Ok(Asked::Help)));
+        assert_eq!(parse("-x -V"), Err("unrecognized option '-x'".to_owned()));
+        assert_eq!((parse("-dVx"), parse("--help -V --x")), (Ok(Asked::Version), Ok(Asked::Help)));
+        assert_eq!((parse("--vers"), run("--conf=/x --disable-l").config_file), (Ok(Asked::Version), "/x".into()));
+        assert_eq!(parse("--ver"), Err("option '--ver' is ambiguous: --verbose or --version".to_owned()));
     }
 
     #[test]

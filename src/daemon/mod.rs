@@ -47,3 +47,41 @@ pub fn run(invocation: Invocation, words: &[String]) -> Result<()> {
     }
     background::start(words)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// With a comma, as people read them.
+    fn grouped(thousands: usize) -> String {
+        format!("{},{:03}", thousands / 1000, thousands % 1000)
+    }
+
+    #[test]
+    fn the_man_page_has_the_bounds() {
+        let page = include_str!("../../docs/man/harden-portsentry-daemon.8").replace("\\-", "-");
+        let page = page.split_whitespace().collect::<Vec<_>>().join(" ");
+        for says in [
+            format!("{} lines in {} minutes", grouped(decide::LINES as usize), decide::LINES_WINDOW / 60),
+            format!(
+                "{} lines at once and {} a second",
+                grouped(decide::STRANGERS as usize),
+                decide::STRANGERS_A_SECOND
+            ),
+            format!("{} sources are remembered", grouped(decide::SOURCES)),
+            format!("{} triples", grouped(table::SIZE as usize)),
+            format!("a socket of {} MiB", crate::kernel::QUEUE >> 21),
+            format!("{} hosts wait to be blocked", grouped(respond::WAITING)),
+            format!("longer than {} seconds is killed", respond::LIMIT.as_secs()),
+            format!("{} wait for their names", grouped(names::WAITING)),
+            format!("Lines wait in {} MiB", output::WAITING_BYTES >> 20),
+        ] {
+            assert!(page.contains(&says), "{says}");
+        }
+        assert_eq!(
+            (names::PATIENCE.as_secs(), table::WINDOW_SECONDS, decide::AMBIGUOUS_PORTS),
+            (2, 600, 3),
+            "in words"
+        );
+    }
+}

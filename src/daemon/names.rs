@@ -18,10 +18,10 @@ use super::lines::{HostName, Lines};
 use super::output::{Output, Parcel};
 use super::respond::tell;
 
-const PATIENCE: Duration = Duration::from_secs(2);
+pub const PATIENCE: Duration = Duration::from_secs(2);
 const LOOKUPS: usize = 4;
 /// Lookups, and scans, that may wait.
-const WAITING: usize = 1_024;
+pub const WAITING: usize = 1_024;
 /// Names that are remembered.
 const REMEMBERED: usize = 1_024;
 

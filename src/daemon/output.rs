@@ -16,7 +16,7 @@ use jiff::ZonedDateTime;
 
 /// Parcels, and bytes, that may wait to be written; more are counted and thrown away.
 const WAITING: usize = 4_096;
-const WAITING_BYTES: usize = 32 << 20;
+pub const WAITING_BYTES: usize = 32 << 20;
 /// Written parcels that are kept to be filled again, and how large one may be: giving memory back to the kernel and
 /// asking for it anew costs more than a line.
 const SPARE: usize = 4;

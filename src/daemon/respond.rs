@@ -22,9 +22,9 @@ use crate::host::Invocation;
 use crate::syntax::Dialect;
 
 /// Blocks that may wait for their commands.
-const WAITING: usize = 8_192;
+pub const WAITING: usize = 8_192;
 /// How long a command may take before it and its children are killed.
-const LIMIT: Duration = Duration::from_secs(30);
+pub const LIMIT: Duration = Duration::from_secs(30);
 const HOSTS_DENY: &str = "/etc/hosts.deny";
 
 /// The commands of the configuration, with the mode that `$MODE$` stands for.
@@ -216,7 +216,7 @@ impl Worker {
     fn route(&self, scan: &Scan, log: &mut Vec<String>) -> Option<bool> {
         let command = self.commands.filled(self.commands.route.as_ref()?, scan);
         let address = scan.probe.source;
-        Some(match run(&command) {
+        Some(match run(&command, LIMIT) {
             Ok(()) => {
                 log.push(format!(
                     "attackalert: Host {address} has been blocked via dropped route using command: \"{command}\""
@@ -233,7 +233,7 @@ impl Worker {
     fn external(&self, scan: &Scan, log: &mut Vec<String>) -> Option<bool> {
         let command = self.commands.filled(self.commands.run.as_ref()?, scan);
         let address = scan.probe.source;
-        Some(match run(&command) {
+        Some(match run(&command, LIMIT) {
             Ok(()) => {
                 log.push(format!("attackalert: External command run for host: {address} using command: \"{command}\""));
                 true
@@ -281,8 +281,8 @@ fn tell_done(lines: &Lines, scan: &Scan, name: Option<&HostName>, done: &[String
     }
 }
 
-fn run(command: &str) -> Result<(), String> {
-    let invocation = Invocation::new("/bin/sh", &["-c", command]).within(LIMIT);
+fn run(command: &str, limit: Duration) -> Result<(), String> {
+    let invocation = Invocation::new("/bin/sh", &["-c", command]).within(limit);
     match invocation.run() {
         Ok(output) if output.ok() => Ok(()),
         Ok(output) => {
@@ -313,6 +313,15 @@ fn add_line(path: &Path, line: &str) -> std::io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A child that goes on would hold its output, and be waited for.
+    #[test]
+    fn a_command_that_takes_too_long_is_killed_with_its_children_and_has_failed() {
+        let start = std::time::Instant::now();
+        let why = run("sleep 20 & wait", Duration::from_millis(100)).unwrap_err();
+        assert!(start.elapsed() < Duration::from_secs(10));
+        assert!(why.contains("did not end within") && why.contains("it was killed"), "{why}");
+    }
 
     #[test]
     fn a_line_of_hosts_deny_comes_once_and_on_a_line_of_its_own() {

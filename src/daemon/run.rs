@@ -26,7 +26,7 @@ use super::output::{Output, Parcel, Writer};
 use super::probe::Probe;
 use super::respond::{Commands, Responder, tell};
 use super::table::Table;
-use crate::kernel::{Nflog, Received};
+use crate::kernel::{Nflog, QUEUE, Received};
 use crate::syntax::Dialect;
 
 /// NFLOG groups that are tried, first to last.
@@ -80,6 +80,8 @@ struct Daemon {
     gathering: bool,
     counted: (Instant, u32),
     warned: Option<Instant>,
+    /// Probes were lost, and so many bytes have been read since.
+    lost: Option<usize>,
     /// When it was last told what the history does not show, and what had been told until then: packets that repeated
     /// others, and lines that were left out.
     summed_up: (Instant, u64, u64),
@@ -154,6 +156,7 @@ fn watch(
         gathering: false,
         counted: (Instant::now(), 0),
         warned: None,
+        lost: None,
         summed_up: (Instant::now(), 0, 0),
     };
     output.reopen(daemon.config.history_file.clone(), blocked_path(&daemon.config, daemon.invocation.mode));
@@ -324,15 +327,19 @@ impl Daemon {
                 while telling.parcel.len() < PARCEL && turns < TURNS {
                     turns += 1;
                     match log.receive().context("cannot receive packets from the kernel")? {
-                        Received::Nothing => break,
+                        Received::Nothing => {
+                            forget_what_was_lost(&mut self.lost, usize::MAX, table)?;
+                            break;
+                        }
                         Received::Lost => {
-                            table.forget()?;
+                            self.lost = Some(0);
                             telling.warn(
                                 &mut self.warned,
                                 "more probes came than could be read; what was lost is watched for anew",
                             );
                         }
                         Received::Bytes(bytes) => {
+                            forget_what_was_lost(&mut self.lost, bytes, table)?;
                             telling.at = Timestamp::now();
                             for logged in log.packets(bytes) {
                                 self.counted.1 += 1;
@@ -393,11 +400,7 @@ impl Daemon {
         let watched = |config: &Config| (config.tcp_ports.clone(), config.udp_ports.clone(), config.hits());
         if watched(&config) != watched(&self.config) {
             match &mut self.source {
-                Source::Kernel { log, table } => {
-                    let new = Table::load(&self.invocation, &config, log.group())?;
-                    // The old one was replaced in the same transaction, and must not take the new one away.
-                    std::mem::forget(std::mem::replace(table, new));
-                }
+                Source::Kernel { log, table } => table.change(&self.invocation, &config, log.group())?,
                 Source::Sockets(listeners) => {
                     let (new, _) = Listeners::open_beside(listeners, &self.invocation, &config)?;
                     *listeners = new;
@@ -413,6 +416,18 @@ impl Daemon {
         self.config = config;
         Ok(complaints)
     }
+}
+
+/// Once a socket was full, the kernel throws away whatever comes until it has been read empty, says so once, at the
+/// beginning, and marks all of it as handed up. So the marks go when `bytes` more show that it is, or was, empty.
+fn forget_what_was_lost(lost: &mut Option<usize>, bytes: usize, table: &Table) -> Result<()> {
+    let Some(read) = lost else { return Ok(()) };
+    *read = read.saturating_add(bytes);
+    if *read > QUEUE {
+        *lost = None;
+        table.forget()?;
+    }
+    Ok(())
 }
 
 /// What a rule's prefix says.

@@ -12,19 +12,24 @@ use crate::kernel::{SNAPLEN, counted_packets, empty_sets};
 /// How long a source, port and kind that was handed up is not handed up again.
 pub const WINDOW_SECONDS: u64 = 600;
 /// Elements that one set may hold. A full set is told, and costs a message a packet.
-const SIZE: u32 = 131_072;
+pub const SIZE: u32 = 131_072;
 /// TCP's flags that are handed up: no ACK and no RST, which no connection sends in answer to nothing; and ACK and
 /// FIN|ACK alone.
 const KINDS: &str =
     "0x0, 0x1, 0x2, 0x3, 0x8, 0x9, 0xa, 0xb, 0x10, 0x11, 0x20, 0x21, 0x22, 0x23, 0x28, 0x29, 0x2a, 0x2b";
-const SEEN: [&str; 8] =
-    ["seen_tcp4", "seen_tcp6", "seen_udp4", "seen_udp6", "again_tcp4", "again_tcp6", "again_udp4", "again_udp6"];
+/// What was handed up, and what was so often enough.
+const SEEN: [&str; 4] = ["seen_tcp4", "seen_tcp6", "seen_udp4", "seen_udp6"];
+const AGAIN: [&str; 4] = ["again_tcp4", "again_tcp6", "again_udp4", "again_udp6"];
 
 /// As nftables writes it; a template of text that an administrator can read.
 #[derive(Template)]
 #[template(path = "portsentry.nft", escape = "none", ext = "txt")]
 struct Ruleset<'a> {
     table: &'a str,
+    /// In place of one that is watching, whose sets go on.
+    again: bool,
+    /// Emptied then: a probe that repeats is counted as the new SCAN_TRIGGER wants it.
+    again_sets: &'a [&'a str],
     interfaces: &'a str,
     loopback: bool,
     tcp_ports: &'a str,
@@ -58,12 +63,17 @@ impl Table {
     /// nft is not installed, or the kernel refuses.
     pub fn load(invocation: &Invocation, config: &Config, group: u16) -> Result<Table> {
         let name = Table::name(invocation.mode);
-        let text = ruleset(&name, invocation, config, group)?;
-        Command::new("nft", &["-f", "-"])
-            .input(text)
-            .demand()
-            .context("cannot load the table by which the kernel picks the packets")?;
+        load(ruleset(&name, invocation, config, group, false)?)?;
         Ok(Table { name })
+    }
+
+    /// The same for another configuration, without forgetting what was handed up and which ports were used. A packet that
+    /// arrives meanwhile meets the old rules or the new ones.
+    ///
+    /// # Errors
+    /// As [`Table::load`]; the old rules go on.
+    pub fn change(&self, invocation: &Invocation, config: &Config, group: u16) -> Result<()> {
+        load(ruleset(&self.name, invocation, config, group, true)?)
     }
 
     /// How many packets were not handed up, for their like had been; 0 where the kernel does not tell.
@@ -76,7 +86,7 @@ impl Table {
     /// # Errors
     /// The kernel refuses.
     pub fn forget(&self) -> Result<()> {
-        empty_sets(&self.name, &SEEN)
+        empty_sets(&self.name, &[SEEN, AGAIN].concat())
     }
 }
 
@@ -91,10 +101,18 @@ impl Drop for Table {
 /// # Errors
 /// The template cannot be filled.
 pub fn ruleset_for(mode: Mode, config: &Config) -> Result<String> {
-    ruleset(&Table::name(mode), &Invocation::new(mode), config, 0)
+    ruleset(&Table::name(mode), &Invocation::new(mode), config, 0, false)
 }
 
-fn ruleset(name: &str, invocation: &Invocation, config: &Config, group: u16) -> Result<String> {
+fn load(text: String) -> Result<()> {
+    Command::new("nft", &["-f", "-"])
+        .input(text)
+        .demand()
+        .context("cannot load the table by which the kernel picks the packets")?;
+    Ok(())
+}
+
+fn ruleset(name: &str, invocation: &Invocation, config: &Config, group: u16, again: bool) -> Result<String> {
     let interfaces = match &invocation.interfaces {
         Interfaces::Named(names) => names.iter().map(|name| format!("\"{name}\"")).collect::<Vec<_>>().join(", "),
         Interfaces::All | Interfaces::AllButLoopback => String::new(),
@@ -102,6 +120,8 @@ fn ruleset(name: &str, invocation: &Invocation, config: &Config, group: u16) -> 
     let elements = |ports: &Ports| ports.to_string();
     Ruleset {
         table: name,
+        again,
+        again_sets: &AGAIN,
         interfaces: &interfaces,
         loopback: invocation.interfaces != Interfaces::AllButLoopback,
         tcp_ports: &elements(&config.tcp_ports),

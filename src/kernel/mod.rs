@@ -6,5 +6,5 @@ mod nflog;
 mod nftables;
 
 pub use addresses::{Gateway, InterfaceAddress, addresses, default_gateways};
-pub use nflog::{Logged, Nflog, Received, SNAPLEN, packets};
+pub use nflog::{Logged, Nflog, QUEUE, Received, SNAPLEN, packets};
 pub use nftables::{counted_packets, empty_sets};

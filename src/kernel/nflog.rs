@@ -17,6 +17,8 @@ pub const SNAPLEN: u32 = 128;
 const GATHERED: u32 = 64 << 10;
 /// What the socket may hold: half a second of a flood whose every packet is handed up.
 const SOCKET_BUFFER: usize = 16 << 20;
+/// So many bytes of packets do not fit into it, with what the kernel takes for itself.
+pub const QUEUE: usize = 2 * SOCKET_BUFFER;
 
 /// A reader of one NFLOG group of this network namespace. There is one reader a group.
 pub struct Nflog {

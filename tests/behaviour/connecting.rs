@@ -9,13 +9,13 @@ fn connections_are_told_blocked_and_greeted() {
     let more = format!("BLOCK_TCP=\"1\"\nBLOCK_UDP=\"0\"\nSCAN_TRIGGER=\"0\"\nPORT_BANNER=\"Go away\"\n{COMMANDS}");
     subject.configure_ports("11,12", "13", &more);
     subject.start_connecting();
-    let connect = |port: u16| subject.attack(&format!("echo | nc -w 3 -s 203.0.113.9 192.168.66.1 {port}")).stdout;
+    let connect = |port: u16| subject.attack(&format!("echo | nc -N -w 3 -s 203.0.113.9 192.168.66.1 {port}")).stdout;
     let banner = connect(11);
     // 1.2 blocks before it greets; the command of this test blocks nobody, and still it sends nothing.
     assert!(banner.contains("Go away") || subject.generation == First && !subject.embedded, "{banner:?}");
     let tcp = Told { kind: "Connect", options: "unknown", words: BLOCKED, ..Told::SYN };
     subject.wait_for("the connection", |log| log.contains(&tcp.line(subject.generation)));
-    let greeted = subject.attack("echo x | nc -u -w 2 -s 203.0.113.10 192.168.66.1 13").stdout;
+    let greeted = subject.attack("echo x | nc -u -W 1 -w 5 -s 203.0.113.10 192.168.66.1 13").stdout;
     assert!(greeted.contains("Go away"), "{greeted:?}");
     let udp =
         Told { source: "203.0.113.10", protocol: "UDP", port: 13, kind: "Connect", options: "unknown", words: LOGGED };

@@ -1,7 +1,6 @@
 //! How it starts, reads its configuration, and ends.
 
 use crate::subject::{First, Second, subject};
-use crate::{LOGGED, Told};
 
 const LOG_ONLY: &str = "BLOCK_TCP=\"0\"\nBLOCK_UDP=\"0\"\nSCAN_TRIGGER=\"0\"\n";
 
@@ -86,7 +85,9 @@ fn a_second_one_of_the_same_mode() {
     subject.configure(LOG_ONLY);
     subject.start();
     let mode = if subject.generation == First { "-atcp" } else { "--stealth" };
-    let second = subject.call(mode);
+    // A peer's would watch for as long as it is let.
+    let second =
+        subject.run(&format!("timeout {} {} {mode}", if subject.embedded { 20 } else { 2 }, subject.program()));
     if subject.embedded {
         second.exits(1).says("another one is watching already");
     } else {
@@ -100,11 +101,8 @@ fn a_second_one_of_the_same_mode() {
 #[test]
 fn a_resolver_that_does_not_answer() {
     let subject = subject();
-    subject.ok("cp -L /etc/resolv.conf /root/resolv.conf; rm -f /etc/resolv.conf; echo nameserver 192.168.66.250 >/etc/resolv.conf");
-    subject.configure(
-        "RESOLVE_HOST=\"1\"\nBLOCK_TCP=\"1\"\nSCAN_TRIGGER=\"0\"\nKILL_ROUTE=\"/bin/echo route $TARGET$ >>/t/ran\"\n",
-    );
-    subject.ok("sed -i '0,/RESOLVE_HOST/{/RESOLVE_HOST/d}' /etc/portsentry/portsentry.conf");
+    subject.configure("BLOCK_TCP=\"1\"\nSCAN_TRIGGER=\"0\"\nKILL_ROUTE=\"/bin/echo route $TARGET$ >>/t/ran\"\n");
+    subject.resolve_by("192.168.66.250");
     subject.start();
     subject.scan("203.0.113.9", "-sS -p 11");
     if subject.embedded {
@@ -123,63 +121,4 @@ fn a_resolver_that_does_not_answer() {
         });
         assert_eq!((told(), subject.ran().len()), (0, 0), "nothing is told or done meanwhile");
     }
-    subject.ok("cp /root/resolv.conf /etc/resolv.conf");
-}
-
-/// SIGHUP ends 2.0.7 and means nothing to 1.2. The embedded one reads its configuration again, and goes on with the old one if the new
-/// one is broken.
-#[test]
-fn sighup() {
-    let subject = subject();
-    subject.configure(LOG_ONLY);
-    subject.start();
-    if !subject.embedded {
-        subject.ok("pkill -HUP -x portsentry");
-        if subject.generation == First {
-            subject.settle();
-        } else {
-            subject.wait_until("it to end", || subject.run("pgrep -x portsentry").status != 0);
-        }
-        return;
-    }
-    subject.scan("203.0.113.9", "-sS -p 11");
-    subject.wait_for("the first", |log| log.contains(&Told { words: LOGGED, ..Told::SYN }.line(subject.generation)));
-    subject.configure("BLOCK_TCP=\"x\"\n");
-    subject.ok("pkill -HUP -x portsentry");
-    let refused = |log: &[String]| log.iter().any(|line| line.contains("the old one goes on"));
-    subject.wait_for("the refusal", refused);
-    subject.scan("203.0.113.10", "-sS -p 11");
-    let second = Told { source: "203.0.113.10", words: LOGGED, ..Told::SYN };
-    subject.wait_for("the second, by the old one", |log| log.contains(&second.line(subject.generation)));
-    subject.configure(LOG_ONLY);
-    subject.ignore("203.0.113.11/32\n");
-    subject.ok("pkill -HUP -x portsentry");
-    subject.wait_for("the new one", |log| log.iter().any(|line| line.contains("configuration read again")));
-    subject.scan("203.0.113.11", "-sS -p 11");
-    subject.settle();
-    let told = subject
-        .alerts()
-        .iter()
-        .filter(|line| line.contains("203.0.113.11") && !line.contains("ignored: [true]"))
-        .count();
-    assert_eq!(told, 0, "{:?}", subject.alerts());
-}
-
-/// The history is moved away, as logrotate does: 1.2 and 2.0.7 open it for each line, and it is missing until the next.
-/// The embedded one makes it anew at SIGHUP, and for each line.
-#[test]
-fn a_history_that_is_moved_away_is_made_anew() {
-    let subject = subject();
-    subject.configure(LOG_ONLY);
-    subject.start();
-    subject.scan("203.0.113.9", "-sS -p 11");
-    subject.wait_until("a line", || subject.history().len() == 1);
-    subject.ok("mv /t/history /t/history.1");
-    if subject.embedded {
-        subject.ok("pkill -HUP -x portsentry");
-        subject.wait_until("the file", || subject.run("test -e /t/history").status == 0);
-    }
-    subject.scan("203.0.113.10", "-sS -p 12");
-    subject.wait_until("a line in the new one", || subject.history().len() == 1);
-    assert_eq!(subject.ok("wc -l </t/history.1").trim(), "1");
 }

@@ -7,8 +7,14 @@
 mod bed;
 mod connecting;
 mod lives;
+mod names;
+mod options;
+mod other_generation;
 mod packets;
+mod reload;
 mod responses;
+mod scanners;
+mod services;
 mod subject;
 #[path = "../debian/tree.rs"]
 #[allow(dead_code)]

@@ -60,13 +60,13 @@ impl Subject {
             bed.put(self::program(), program);
             bed.ok(&format!("chmod 755 {program}"));
         }
-        bed.ok("cp /etc/hosts.deny /root/hosts.deny.stock");
+        bed.ok("cp /etc/hosts.deny /root/hosts.deny.stock; cp -L /etc/resolv.conf /root/resolv.conf.stock");
         Subject { generation, embedded, bed, program: program.to_owned(), modes: Mutex::default() }
     }
 
     fn clean(&self) {
         self.run("pkill -x portsentry; nft flush ruleset; for i in $(seq 100); do pgrep -x portsentry >/dev/null || break; sleep 0.05; done");
-        self.run(&format!("rm -rf {PLACE}; mkdir -p {PLACE}; cp /root/hosts.deny.stock /etc/hosts.deny; : >{PLACE}/ignore; : >{PLACE}/ran"));
+        self.run(&format!("rm -rf {PLACE}; mkdir -p {PLACE}; cp /root/hosts.deny.stock /etc/hosts.deny; cp --remove-destination /root/resolv.conf.stock /etc/resolv.conf; : >{PLACE}/ignore; : >{PLACE}/ran"));
         self.forget_log();
     }
 
@@ -82,6 +82,17 @@ impl Subject {
     #[track_caller]
     pub fn ok(&self, command: &str) -> String {
         self.bed.ok(command)
+    }
+
+    /// The attacker's network namespace.
+    pub fn attackers_network(&self) -> std::path::PathBuf {
+        self.bed.attackers_network()
+    }
+
+    /// Has the configuration ask for names, and this server for them. [`Subject::clean`] takes it back.
+    pub fn resolve_by(&self, server: &str) {
+        self.ok("sed -i 's/^RESOLVE_HOST=.*/RESOLVE_HOST=\"1\"/' /etc/portsentry/portsentry.conf");
+        self.ok(&format!("rm -f /etc/resolv.conf; echo nameserver {server} >/etc/resolv.conf"));
     }
 
     /// The address list that is ignored.
@@ -102,7 +113,12 @@ impl Subject {
 
     /// Writes the configuration with these ports only, as connect mode needs it.
     pub fn configure_ports(&self, tcp: &str, udp: &str, more: &str) {
-        self.write_config(&format!("TCP_PORTS=\"{tcp}\"\nUDP_PORTS=\"{udp}\"\n{more}"));
+        self.configure_with(&format!("TCP_PORTS=\"{tcp}\"\nUDP_PORTS=\"{udp}\"\n"), more);
+    }
+
+    /// Writes the configuration with these lines about ports.
+    pub fn configure_with(&self, ports: &str, more: &str) {
+        self.write_config(&format!("{ports}{more}"));
     }
 
     fn write_config(&self, text: &str) {
@@ -143,6 +159,11 @@ impl Subject {
         });
     }
 
+    /// What it is called by.
+    pub fn program(&self) -> &str {
+        &self.program
+    }
+
     /// Runs it with `words`, to its end.
     pub fn call(&self, words: &str) -> Output {
         self.run(&format!("timeout 20 {} {words}", self.program))
@@ -156,9 +177,15 @@ impl Subject {
     /// What it has logged so far.
     pub fn log(&self) -> Vec<String> {
         let text = match self.generation {
-            First => self.run("journalctl --after-cursor=\"$(cat /root/cursor)\" -o cat -t portsentry --quiet").stdout,
+            First => return self.journal(),
             Second => self.run(&format!("cat {PLACE}/out")).stdout,
         };
+        text.lines().map(str::to_owned).collect()
+    }
+
+    /// What syslog got of it.
+    pub fn journal(&self) -> Vec<String> {
+        let text = self.run("journalctl --after-cursor=\"$(cat /root/cursor)\" -o cat -t portsentry --quiet").stdout;
         text.lines().map(str::to_owned).collect()
     }
 

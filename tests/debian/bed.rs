@@ -239,6 +239,12 @@ impl Bed {
         self.testbed("attack", &["--", "sh", "-c", command])
     }
 
+    /// The attacker's network namespace, for a program of a test that is to be there.
+    #[allow(dead_code)] // its name server: tests/behaviour/names.rs
+    pub fn attackers_network(&self) -> PathBuf {
+        Path::new("/run/netns").join(format!("{}-attacker", self.name))
+    }
+
     pub fn put(&self, file: &Path, dest: &str) {
         let file = file.to_str().expect("test paths are UTF-8");
         self.testbed("put", &[file, dest]).succeeds();

@@ -56,6 +56,15 @@ impl Daemon {
         daemon
     }
 
+    /// Holds it up, or lets it go on.
+    pub fn signal(&self, signal: rustix::process::Signal) {
+        rustix::process::kill_process(self.pid(), signal).expect("it runs");
+    }
+
+    pub fn pid(&self) -> rustix::process::Pid {
+        rustix::process::Pid::from_child(&self.process)
+    }
+
     pub fn said(&self) -> String {
         fs::read_to_string(self.files.path().join("out")).unwrap_or_default()
     }
@@ -71,10 +80,7 @@ impl Daemon {
 
 impl Drop for Daemon {
     fn drop(&mut self) {
-        let _ = rustix::process::kill_process(
-            rustix::process::Pid::from_child(&self.process),
-            rustix::process::Signal::TERM,
-        );
+        let _ = rustix::process::kill_process(self.pid(), rustix::process::Signal::TERM);
         let _ = self.process.wait();
     }
 }

@@ -282,6 +282,22 @@ impl Older {
     }
 }
 
+impl Older {
+    /// The services stop in the midst of them. Their clients say more, and when they are told that it is over, they come
+    /// back with new connections, which are refused.
+    pub fn stop(self, net: &Net) -> usize {
+        let Opened { clients, served, listener } = self.to_the_host;
+        let count = clients.len();
+        drop(listener);
+        drop(served);
+        carry_on(clients);
+        for _ in 0..count {
+            assert_eq!(refused(net, "client", super::HOST, 8087..8088), 1);
+        }
+        2 * count
+    }
+}
+
 /// Downloads of the host that began before the daemon did.
 pub struct Downloads(Opened);
 

@@ -49,7 +49,7 @@ pub fn answers_to_nobody(net: &Net, count: usize, six: bool) -> usize {
     count
 }
 
-/// Others ask the host's name server, dnsmasq; some do not wait for the answer.
+/// Others ask the host's name server, dnsmasq; some do not wait for the answer, and some ask on when it has ended.
 pub fn name_server(net: &Net, count: usize) -> usize {
     let mut dnsmasq = dnsmasq(
         net,
@@ -75,46 +75,12 @@ pub fn name_server(net: &Net, count: usize) -> usize {
         });
         let answered = client.join().expect("asks");
         assert!(answered > count / 2, "dnsmasq answered {answered} of {count}");
+        end(&mut dnsmasq);
+        let too_late =
+            net.inside(scope, "client", move || (0..20).filter(|_| ask(CLIENT).recv(&mut [0; 512]).is_err()).count());
+        assert_eq!(too_late.join().expect("asks"), 20);
     });
-    end(&mut dnsmasq);
     count
-}
-
-/// Time, from port 123 to port 123, both ways.
-pub fn time(net: &Net, count: usize) -> usize {
-    std::thread::scope(|scope| {
-        let (ready, is_ready) = channel();
-        net.inside(scope, "client", move || {
-            let server = UdpSocket::bind((CLIENT, 123)).expect("a free port");
-            server.set_read_timeout(Some(LIMIT)).expect("a socket");
-            ready.send(()).expect("somebody waits");
-            for _ in 0..count {
-                let mut packet = [0; 48];
-                let (_, from) = server.recv_from(&mut packet).expect("a question");
-                packet[0] = 0x24; // version 4, server
-                server.send_to(&packet, from).expect("a route");
-                // and the host is asked in turn
-                packet[0] = 0x23;
-                server.send_to(&packet, (HOST, 123)).expect("a route");
-                server.recv_from(&mut packet).expect("the time");
-            }
-        });
-        is_ready.recv().expect("it listens");
-        net.inside(scope, "host", move || {
-            let ntp = UdpSocket::bind((HOST, 123)).expect("a free port");
-            ntp.set_read_timeout(Some(LIMIT)).expect("a socket");
-            for _ in 0..count {
-                let mut packet = [0; 48];
-                packet[0] = 0x23; // version 4, client
-                ntp.send_to(&packet, (CLIENT, 123)).expect("a route");
-                ntp.recv_from(&mut packet).expect("the time");
-                let (_, from) = ntp.recv_from(&mut packet).expect("a question");
-                packet[0] = 0x24;
-                ntp.send_to(&packet, from).expect("a route");
-            }
-        });
-    });
-    2 * count
 }
 
 /// Addresses by DHCP, with the real server and the real client: through the host's bridge, to the host, and from the host.

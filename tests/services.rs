@@ -1,0 +1,64 @@
+//! Services that start and stop on watched ports: their clients are no scanners, before or after, and no longer than
+//! somebody may still believe in the service. In network namespaces, as root, like tests/no_false_alarms.rs.
+
+mod neighbourhood;
+
+use neighbourhood::daemon::Daemon;
+use neighbourhood::{HOST, LIMIT, Net, programs, scanner, tcp, wait_until, waited};
+
+/// A scan that the history has, behind all that was sent before it on the same link.
+fn settle(net: &Net, daemon: &Daemon) {
+    scan(net, &scanner(0), "1-20");
+    wait_until("the scan in the history", || daemon.history().ports(&scanner(0), "TCP").len() == 20);
+}
+
+fn scan(net: &Net, source: &str, ports: &str) {
+    let words = ["-sS", "-Pn", "-n", "--max-retries", "2", "-p", ports, "-S", source, "-e", "lan", HOST];
+    net.run("client", "nmap", &words);
+}
+
+#[test]
+fn clients_from_the_first_packet_to_long_after_the_last() {
+    let net = Net::new("goes");
+    let daemon = Daemon::watch(&net, "1-65535");
+    for _ in 0..3 {
+        let server = programs::web_server(&net, "host", HOST, 80);
+        programs::pages(&net, "client", HOST, 80, 8);
+        drop(server);
+        for _ in 0..20 {
+            assert_eq!(tcp::refused(&net, "client", HOST, 80..81), 1);
+        }
+    }
+    settle(&net, &daemon);
+    scan(&net, &scanner(1), "80");
+    settle(&net, &daemon);
+    let others = daemon.history().about_others(&[scanner(0)]);
+    assert!(others.is_empty(), "the port is remembered as a service's: {others:?}");
+
+    // A day later, as the kernel counts it.
+    let table = "inet harden_portsentry used_tcp";
+    let remembered = net.run("host", "nft", &["list", "set", "inet", "harden_portsentry", "used_tcp"]);
+    assert!(remembered.contains("80 timeout 1d expires 23h59m"), "{remembered}");
+    net.nft("host", &format!("delete element {table} {{ 80 }}"));
+    scan(&net, &scanner(1), "80");
+    wait_until("a scan of a port that no service uses any more", || {
+        daemon.history().ports(&scanner(1), "TCP").contains(&80)
+    });
+}
+
+#[test]
+fn connections_older_than_the_daemon_whose_service_stops() {
+    let net = Net::new("older");
+    let older = tcp::Older::open(&net, 30);
+    let daemon = Daemon::watch(&net, "1-65535");
+    older.stop(&net);
+    settle(&net, &daemon);
+    let others = daemon.history().about_others(&[scanner(0)]);
+    assert!(others.is_empty(), "{others:?}");
+    // The memory of an end is shorter than that of a service that answered.
+    let remembered = waited(LIMIT, || {
+        let set = net.run("host", "nft", &["list", "set", "inet", "harden_portsentry", "used_tcp"]);
+        if set.contains("8087 ") && !set.contains("8087 timeout 1d") { Ok(()) } else { Err(set) }
+    });
+    remembered.expect("ten minutes");
+}
