@@ -6,7 +6,7 @@ mod neighbourhood;
 use std::net::UdpSocket;
 
 use neighbourhood::daemon::Daemon;
-use neighbourhood::{HOST, Net, scanner, wait_until};
+use neighbourhood::{CLIENT, HOST, Net, scanner, wait_until};
 use rustix::process::Signal;
 
 const SCANNED: usize = 100;
@@ -93,4 +93,42 @@ fn with_full_sets_it_says_so_and_sees_a_scanner_all_the_same() {
     scan(&net, &scanner(1));
     wait_until("the next scan", || daemon.history().ports(&scanner(1), "TCP").len() == SCANNED);
     assert_eq!(times(&daemon.said(), full), 1, "{}", daemon.said());
+}
+
+/// More hosts than can wait to be blocked, while the first block does not come to its end. Whoever finds no room is told,
+/// as not blocked, and tried again. Neither that nor a reload holds up the daemon.
+#[test]
+fn more_hosts_than_can_wait_to_be_blocked() {
+    const WAITING: usize = 8_192;
+    let net = Net::new("many");
+    // The client is whatever 10.99.0.0/16 has in it.
+    net.run("client", "ip", &["route", "add", "local", "10.99.0.0/16", "dev", "lo"]);
+    net.run("host", "ip", &["route", "add", "10.99.0.0/16", "via", CLIENT]);
+    let route = "BLOCK_TCP=\"1\"\nBLOCK_UDP=\"1\"\nKILL_ROUTE=\"sleep 25 # $TARGET$\"\n";
+    let daemon = Daemon::configured(&net, "1-1023", route);
+    std::thread::scope(|scope| {
+        let sender = net.inside(scope, "client", || {
+            for number in 0..WAITING + 64 {
+                let source = format!("10.99.{}.{}:0", number / 256, number % 256);
+                let socket = UdpSocket::bind(source).expect("an address of the client");
+                socket.send_to(b"x", (HOST, 7)).expect("a route");
+            }
+        });
+        sender.join().expect("sends");
+    });
+    let given_up =
+        |source: &str| times(&daemon.said(), &format!("too many hosts wait to be blocked: {source} is not blocked"));
+    wait_until("that there is no room", || times(&daemon.said(), "too many hosts wait to be blocked") > 0);
+    for round in 1..=2 {
+        let port = round.to_string();
+        let words = ["-sS", "-Pn", "-n", "--max-retries", "0", "-p", &port, "-S", &scanner(0), "-e", "lan", HOST];
+        net.run("client", "nmap", &words);
+        wait_until("the scanner, who finds no room either", || given_up(&scanner(0)) == round);
+        daemon.signal(Signal::HUP);
+        wait_until("the reload", || times(&daemon.said(), "configuration read again") == round);
+    }
+    let told = daemon.said();
+    let lines: Vec<&str> =
+        told.lines().filter(|line| line.starts_with(&format!("Scan from: [{}]", scanner(0)))).collect();
+    assert!(lines.len() == 2 && lines.iter().all(|line| line.ends_with("blocked: [false]")), "{lines:?}");
 }

@@ -56,11 +56,8 @@ impl Parcel {
 
 enum Job {
     Write(Parcel),
-    /// Files may have been moved away or changed their names (logrotate, SIGHUP).
-    Files {
-        history: Option<PathBuf>,
-        blocked: Option<PathBuf>,
-    },
+    /// Files may have been moved away or changed their names (logrotate, SIGHUP): [`Shared::files`].
+    Files,
     End,
 }
 
@@ -78,7 +75,11 @@ struct Shared {
     lost: AtomicU64,
     waiting_bytes: AtomicUsize,
     spare: Mutex<Vec<Parcel>>,
+    /// The history and the blocked file from now on, if they are to be opened anew.
+    files: Mutex<Option<Files>>,
 }
+
+type Files = (Option<PathBuf>, Option<PathBuf>);
 
 /// The thread that writes.
 pub struct Writer(JoinHandle<()>);
@@ -129,9 +130,11 @@ impl Output {
         self.send(parcel);
     }
 
-    /// From now on these files are written, opened anew.
+    /// From now on these files are written, opened anew. Never waits: if the writer is behind, it does so before the next
+    /// parcel.
     pub fn reopen(&self, history: Option<PathBuf>, blocked: Option<PathBuf>) {
-        let _ = self.jobs.send(Job::Files { history, blocked });
+        *self.shared.files.lock().unwrap_or_else(PoisonError::into_inner) = Some((history, blocked));
+        let _ = self.jobs.try_send(Job::Files);
     }
 
     /// Writes what is waiting, unless nobody takes it, and ends the thread.
@@ -178,13 +181,17 @@ struct Sink {
 impl Sink {
     fn run(&mut self, queue: &Receiver<Job>) {
         while let Ok(job) = queue.recv() {
+            let files = self.shared.files.lock().unwrap_or_else(PoisonError::into_inner).take();
+            if let Some((history, blocked)) = files {
+                self.files(history, blocked);
+            }
             match job {
                 Job::Write(parcel) => {
                     self.write(&parcel);
                     self.shared.waiting_bytes.fetch_sub(parcel.len(), Ordering::Relaxed);
                     self.shared.keep(parcel);
                 }
-                Job::Files { history, blocked } => self.files(history, blocked),
+                Job::Files => {}
                 Job::End => return,
             }
         }

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -60,23 +60,23 @@ impl Commands {
 /// Addresses whose block failed.
 pub type Failed = Arc<Mutex<Vec<IpAddr>>>;
 
+fn push(failed: &Failed, address: IpAddr) {
+    failed.lock().unwrap_or_else(PoisonError::into_inner).push(address);
+}
+
 /// Takes scans and reacts to them.
 pub struct Responder {
-    jobs: SyncSender<Job>,
+    jobs: SyncSender<(Scan, Timestamp)>,
+    commands: Arc<Mutex<Commands>>,
     failed: Failed,
     ending: Arc<AtomicBool>,
     thread: JoinHandle<()>,
 }
 
-enum Job {
-    React(Scan, Timestamp),
-    Commands(Commands),
-}
-
 struct Worker {
     dialect: Dialect,
     lines: Lines,
-    commands: Commands,
+    commands: Arc<Mutex<Commands>>,
     names: Option<Names>,
     output: Output,
     failed: Failed,
@@ -95,20 +95,32 @@ impl Responder {
         let (jobs, queue) = sync_channel(WAITING);
         let failed = Failed::default();
         let ending = Arc::new(AtomicBool::new(false));
-        let (other_failed, other_ending) = (Arc::clone(&failed), Arc::clone(&ending));
-        let mut worker = Worker { dialect, lines, commands, names, output, failed: other_failed, ending: other_ending };
+        let commands = Arc::new(Mutex::new(commands));
+        let mut worker = Worker {
+            dialect,
+            lines,
+            commands: Arc::clone(&commands),
+            names,
+            output,
+            failed: Arc::clone(&failed),
+            ending: Arc::clone(&ending),
+        };
         let thread = std::thread::spawn(move || worker.run(&queue));
-        Responder { jobs, failed, ending, thread }
+        Responder { jobs, commands, failed, ending, thread }
     }
 
-    /// Hands a scan over; `false` if too many wait.
+    /// Hands a scan over; `false` if too many wait, and then a block of its source has failed.
     pub fn react(&self, scan: Scan, at: Timestamp) -> bool {
-        !matches!(self.jobs.try_send(Job::React(scan, at)), Err(TrySendError::Full(_)))
+        let fits = !matches!(self.jobs.try_send((scan, at)), Err(TrySendError::Full(_)));
+        if !fits && matches!(scan.reaction, Reaction::Block(_)) {
+            push(&self.failed, scan.probe.source);
+        }
+        fits
     }
 
-    /// Takes new commands for what comes from now on.
+    /// Takes new commands for whoever is blocked from now on. Never waits, for a command may be under way.
     pub fn configure(&self, commands: Commands) {
-        let _ = self.jobs.send(Job::Commands(commands));
+        *self.commands.lock().unwrap_or_else(PoisonError::into_inner) = commands;
     }
 
     /// Whose block failed since this was asked last.
@@ -126,12 +138,9 @@ impl Responder {
 }
 
 impl Worker {
-    fn run(&mut self, queue: &Receiver<Job>) {
-        while let Ok(job) = queue.recv() {
-            match job {
-                Job::React(scan, at) => self.react(scan, at),
-                Job::Commands(commands) => self.commands = commands,
-            }
+    fn run(&mut self, queue: &Receiver<(Scan, Timestamp)>) {
+        while let Ok((scan, at)) = queue.recv() {
+            self.react(scan, at);
         }
         if let Some(names) = self.names.take() {
             names.end();
@@ -156,9 +165,7 @@ impl Worker {
                     };
                 } else {
                     scan.blocked = Word::False;
-                    if let Ok(mut failed) = self.failed.lock() {
-                        failed.push(scan.probe.source);
-                    }
+                    push(&self.failed, scan.probe.source);
                 }
                 log.append(&mut said);
             }
@@ -181,26 +188,29 @@ impl Worker {
         if block == Block::No {
             return (vec![self.lines.only_logged(scan)], true);
         }
-        if self.commands.run_first || block == Block::CommandOnly {
-            done.extend(self.external(scan, &mut log));
+        let commands = self.commands.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if commands.run_first || block == Block::CommandOnly {
+            done.extend(commands.external(scan, &mut log));
         }
         if block == Block::Yes {
-            done.extend(self.deny(scan, &mut log));
-            done.extend(self.route(scan, &mut log));
-            if !self.commands.run_first {
-                self.external(scan, &mut log);
+            done.extend(commands.deny(scan, &mut log));
+            done.extend(commands.route(scan, &mut log));
+            if !commands.run_first {
+                commands.external(scan, &mut log);
             }
         }
         // Without any command 1.2 takes a host for blocked all the same.
         (log, done.is_empty() || done.contains(&true))
     }
+}
 
+impl Commands {
     fn deny(&self, scan: &Scan, log: &mut Vec<String>) -> Option<bool> {
-        let template = self.commands.hosts_deny.as_ref()?;
+        let template = self.hosts_deny.as_ref()?;
         let address = scan.probe.source;
         // libwrap reads an IPv6 address in brackets only.
         let target = if address.is_ipv6() { format!("[{address}]") } else { address.to_string() };
-        let line = self.commands.filled(&template.replace("[$TARGET$]", "$TARGET$").replace("$TARGET$", &target), scan);
+        let line = self.filled(&template.replace("[$TARGET$]", "$TARGET$").replace("$TARGET$", &target), scan);
         match add_line(Path::new(HOSTS_DENY), &line) {
             Ok(()) => {
                 log.push(format!("attackalert: Host {address} has been blocked via wrappers with string: \"{line}\""));
@@ -214,7 +224,7 @@ impl Worker {
     }
 
     fn route(&self, scan: &Scan, log: &mut Vec<String>) -> Option<bool> {
-        let command = self.commands.filled(self.commands.route.as_ref()?, scan);
+        let command = self.filled(self.route.as_ref()?, scan);
         let address = scan.probe.source;
         Some(match run(&command, LIMIT) {
             Ok(()) => {
@@ -231,7 +241,7 @@ impl Worker {
     }
 
     fn external(&self, scan: &Scan, log: &mut Vec<String>) -> Option<bool> {
-        let command = self.commands.filled(self.commands.run.as_ref()?, scan);
+        let command = self.filled(self.run.as_ref()?, scan);
         let address = scan.probe.source;
         Some(match run(&command, LIMIT) {
             Ok(()) => {

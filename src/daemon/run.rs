@@ -17,7 +17,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use super::blocked_file;
 use super::config::Config;
 use super::connect::Listeners;
-use super::decide::{Decider, Reaction, Scan, Seen};
+use super::decide::{Decider, Reaction, Scan, Seen, Word};
 use super::ignore::IgnoreList;
 use super::invocation::{Invocation, Mode};
 use super::lines::Lines;
@@ -452,15 +452,16 @@ struct Telling<'a> {
 
 impl Telling<'_> {
     /// Tells a scan that nothing is to be done about; hands any other over.
-    fn tell(&mut self, scan: Scan) {
+    fn tell(&mut self, mut scan: Scan) {
         let at = self.at;
         let source = scan.probe.source;
-        let waits = self.config.resolve_host || matches!(scan.reaction, Reaction::Block(_));
-        if waits && self.responder.react(scan, at) {
+        let is_block = matches!(scan.reaction, Reaction::Block(_));
+        if (self.config.resolve_host || is_block) && self.responder.react(scan, at) {
             return;
         }
         let mut log = Vec::new();
-        if waits {
+        if is_block {
+            scan.blocked = Word::False;
             log.push(format!("adminalert: ERROR: too many hosts wait to be blocked: {source} is not blocked"));
         }
         if scan.ignored && self.invocation.verbose {

@@ -23,6 +23,11 @@ pub struct Daemon {
 impl Daemon {
     /// Watches these ports of both protocols, logs only, and is ready.
     pub fn watch(net: &Net, ports: &str) -> Daemon {
+        Daemon::configured(net, ports, "")
+    }
+
+    /// The same with these lines of portsentry.conf more.
+    pub fn configured(net: &Net, ports: &str, more: &str) -> Daemon {
         let files = TempDir::new().expect("a temporary directory");
         let at = |name: &str| files.path().join(name).display().to_string();
         let settings = [
@@ -36,7 +41,7 @@ impl Daemon {
             ("RESOLVE_HOST", "0".to_owned()),
         ];
         let text: String = settings.iter().map(|(key, value)| format!("{key}=\"{value}\"\n")).collect();
-        fs::write(files.path().join("portsentry.conf"), text).expect("a file");
+        fs::write(files.path().join("portsentry.conf"), text + more).expect("a file");
         fs::write(files.path().join("portsentry.ignore"), "127.0.0.1/32\n").expect("a file");
         let out = fs::File::create(files.path().join("out")).expect("a file");
         let program = program();
