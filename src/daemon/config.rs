@@ -141,9 +141,11 @@ impl Config {
         Ok(())
     }
 
-    /// How often one source, port and kind has to be handed up: until it triggers, and once more for "already blocked".
-    pub fn hits(&self) -> u32 {
-        self.scan_trigger.max(1) + 1
+    /// How often one source, port and kind has to be handed up: until it triggers, and once more for "already blocked"
+    /// where anybody can be: whom 1.2 logs it holds for blocked.
+    pub fn hits(&self, dialect: Dialect) -> u32 {
+        let blocks = self.block_tcp != Block::No || self.block_udp != Block::No || dialect == Dialect::V1;
+        self.scan_trigger.max(1) + u32::from(blocks)
     }
 }
 
@@ -280,7 +282,9 @@ mod tests {
         )
         .unwrap();
         assert_eq!((second.tcp_ports.to_string(), second.udp_ports.to_string()), ("1-10, 20".into(), "7".into()));
-        assert_eq!((second.block_tcp, second.hits()), (Block::CommandOnly, 3));
+        assert_eq!((second.block_tcp, second.hits(Dialect::V2)), (Block::CommandOnly, 3));
+        let logs = Config::default();
+        assert_eq!((logs.hits(Dialect::V1), logs.hits(Dialect::V2)), (2, 1));
         let first = "TCP_PORTS=\"1,2\"\nADVANCED_PORTS_TCP=\"10\"\nADVANCED_EXCLUDE_TCP=\"5\"\n";
         assert_eq!(parse(first, Mode::AdvancedTcp).unwrap().tcp_ports.to_string(), "1-4, 6-9");
         assert_eq!(parse(first, Mode::StealthTcp).unwrap().tcp_ports.to_string(), "1-2");

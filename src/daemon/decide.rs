@@ -71,21 +71,28 @@ pub struct Scan {
     pub reaction: Reaction,
 }
 
-/// A source as it is remembered.
+/// A source as it is remembered, in one line of the processor's cache: in a flood each is another.
 #[derive(Debug, Default)]
 struct Source {
     hits: u32,
+    lines: u32,
+    /// In seconds, as `now` is.
+    lines_since: u32,
+    /// What the last line said.
+    said: Option<(Word, Word)>,
+    said_already: bool,
+    more: Option<Box<More>>,
+}
+
+/// What most sources, seen once, never have.
+#[derive(Debug, Default)]
+struct More {
     /// The first ambiguous probes, until there are enough of them.
     held: Vec<Probe>,
     /// The different ports that it asked for last, up to as many as the configuration asks for, and when.
     ports: Vec<(u16, u64)>,
-    /// What the last line said.
-    said: Option<(Word, Word)>,
-    said_already: bool,
-    lines: u32,
-    lines_since: u64,
     /// Its first scan, if there was no room for its line.
-    untold: Option<Box<Scan>>,
+    untold: Option<Scan>,
 }
 
 /// All sources, and what to make of them.
@@ -161,11 +168,12 @@ impl Decider {
         }
         let source = self.sources.entry(probe.source).or_insert_with(Source::default);
         if probe.kind.is_ambiguous() && source.hits == 0 && !self.judge.blocked.contains(&probe.source) {
-            if !source.held.iter().any(|held| held.port == probe.port) {
-                source.held.push(probe);
+            let held = &mut source.more().held;
+            if !held.iter().any(|held| held.port == probe.port) {
+                held.push(probe);
             }
-            if source.held.len() >= AMBIGUOUS_PORTS {
-                for held in std::mem::take(&mut source.held) {
+            if held.len() >= AMBIGUOUS_PORTS {
+                for held in std::mem::take(held) {
                     self.judge.count(source, held, Seen::First, now, emit);
                 }
             }
@@ -173,7 +181,8 @@ impl Decider {
         }
         self.judge.count(source, probe, seen, now, emit);
         // What was held is now in bad company.
-        for held in std::mem::take(&mut source.held) {
+        let held = source.more.as_mut().map(|more| std::mem::take(&mut more.held));
+        for held in held.into_iter().flatten() {
             self.judge.count(source, held, Seen::First, now, emit);
         }
     }
@@ -245,24 +254,28 @@ impl Judge {
             self.strangers = STRANGERS.min(self.strangers + (now - self.strangers_since.min(now)) * STRANGERS_A_SECOND);
             self.strangers_since = now;
             if self.strangers == 0 {
-                source.untold = Some(Box::new(scan));
+                source.more().untold = Some(scan);
                 self.lines_left_out += 1;
                 return;
             }
             self.strangers -= 1;
         }
-        if let Some(first) = source.untold.take() {
+        if let Some(first) = source.more.as_mut().and_then(|more| more.untold.take()) {
             self.lines_left_out -= 1;
-            emit(*first);
+            emit(first);
         }
         emit(scan);
     }
 }
 
 impl Source {
+    fn more(&mut self) -> &mut More {
+        self.more.get_or_insert_default()
+    }
+
     fn may_have_a_line(&mut self, now: u64, left_out: &mut u64) -> bool {
-        if now.saturating_sub(self.lines_since) >= LINES_WINDOW {
-            (self.lines, self.lines_since) = (0, now);
+        if now.saturating_sub(u64::from(self.lines_since)) >= LINES_WINDOW {
+            (self.lines, self.lines_since) = (0, u32::try_from(now).unwrap_or(u32::MAX));
         }
         self.lines = self.lines.saturating_add(1);
         *left_out += u64::from(self.lines > LINES);
@@ -274,12 +287,13 @@ impl Source {
         if wanted <= 1 {
             return true;
         }
-        self.ports.retain(|&(known, at)| known != port && now.saturating_sub(at) < window);
-        self.ports.push((port, now));
-        if self.ports.len() > wanted {
-            self.ports.remove(0); // the one asked for longest ago
+        let ports = &mut self.more().ports;
+        ports.retain(|&(known, at)| known != port && now.saturating_sub(at) < window);
+        ports.push((port, now));
+        if ports.len() > wanted {
+            ports.remove(0); // the one asked for longest ago
         }
-        self.ports.len() >= wanted
+        ports.len() >= wanted
     }
 }
 
@@ -316,6 +330,11 @@ mod tests {
     }
 
     const S: Kind = Kind::Tcp(SYN);
+
+    #[test]
+    fn a_source_is_small() {
+        assert_eq!(std::mem::size_of::<Source>(), 24);
+    }
 
     #[test]
     fn second_generation_words() {

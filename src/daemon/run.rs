@@ -397,7 +397,8 @@ impl Daemon {
     fn read_anew(&mut self) -> Result<Vec<String>> {
         let config = Config::read(&self.invocation.config_file, self.invocation.mode)?;
         let (ignore, mut complaints) = ignore_list(&config, self.invocation.mode.dialect())?;
-        let watched = |config: &Config| (config.tcp_ports.clone(), config.udp_ports.clone(), config.hits());
+        let dialect = self.invocation.mode.dialect();
+        let watched = |config: &Config| (config.tcp_ports.clone(), config.udp_ports.clone(), config.hits(dialect));
         if watched(&config) != watched(&self.config) {
             match &mut self.source {
                 Source::Kernel { log, table } => table.change(&self.invocation, &config, log.group())?,

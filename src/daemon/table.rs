@@ -128,7 +128,7 @@ fn ruleset(name: &str, invocation: &Invocation, config: &Config, group: u16, aga
         udp_ports: &elements(&config.udp_ports),
         service_check: invocation.service_check,
         kinds: KINDS,
-        hits: config.hits(),
+        hits: config.hits(invocation.mode.dialect()),
         group,
         snaplen: SNAPLEN,
         window: &format!("{WINDOW_SECONDS}s"),

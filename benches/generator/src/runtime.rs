@@ -14,11 +14,11 @@ fn of(file: &Path) -> u64 {
     text.split_whitespace().next().and_then(|number| number.parse().ok()).unwrap_or(0)
 }
 
-/// One line: `daemon=NS children=NS ksoftirqd=NS kworker=NS switches=N rss_kib=N`. `daemon`, `switches` and `rss_kib` are of all
+/// One line: `daemon=NS children=NS ksoftirqd=NS switches=N rss_kib=N kworkers=PID-START:NS,…`. `daemon`, `switches` and `rss_kib` are of all
 /// threads of the processes and of their living descendants; `children` is of descendants that ended and were waited
-/// for (in ticks of 10 ms); the kernel's threads are the whole machine's.
+/// for (in ticks of 10 ms); the kernel's threads are the whole machine's, and its workers one by one, for they come and go.
 pub fn run(pids: &[String]) -> io::Result<()> {
-    let (mut ksoftirqd, mut kworker) = (0, 0);
+    let (mut ksoftirqd, mut kworkers) = (0, Vec::new());
     let mut parents = Vec::new();
     for entry in fs::read_dir("/proc")?.flatten() {
         let Ok(pid) = entry.file_name().into_string() else { continue };
@@ -30,7 +30,8 @@ pub fn run(pids: &[String]) -> io::Result<()> {
         if name.starts_with("ksoftirqd/") {
             ksoftirqd += of(&entry.path().join("schedstat"));
         } else if name.starts_with("kworker/") {
-            kworker += of(&entry.path().join("schedstat"));
+            let born = fields.get(19).copied().unwrap_or_default();
+            kworkers.push(format!("{pid}-{born}:{}", of(&entry.path().join("schedstat"))));
         }
         parents.push((pid, fields.get(1).copied().unwrap_or_default().to_owned()));
     }
@@ -56,7 +57,8 @@ pub fn run(pids: &[String]) -> io::Result<()> {
         children += (ticks(13) + ticks(14)) * 10_000_000; // cutime and cstime, USER_HZ 100
     }
     println!(
-        "daemon={daemon} children={children} ksoftirqd={ksoftirqd} kworker={kworker} switches={switches} rss_kib={rss}"
+        "daemon={daemon} children={children} ksoftirqd={ksoftirqd} switches={switches} rss_kib={rss} kworkers={}",
+        kworkers.join(",")
     );
     Ok(())
 }
