@@ -7,7 +7,8 @@ use std::path::PathBuf;
 use anyhow::Result;
 
 use crate::host::{
-    Candidate, ChaosSupport, Facts, Host, Installed, ServiceManager, Simulation, kernel_release, no_such_package,
+    Candidate, ChaosSupport, Facts, Host, Installed, Packages, ServiceManager, Simulation, kernel_release,
+    no_such_package,
 };
 use crate::plan::{Change, PackageChange, Step};
 use crate::settings::{Engine, Settings};
@@ -125,6 +126,10 @@ impl Offer {
                     architecture: portsentry.architecture.clone(),
                 });
             }
+        }
+        if offer.interrupted || !offer.missing.is_empty() {
+            let others = Packages::all_half_unpacked(host)?;
+            offer.missing.extend(others.into_iter().filter(|name| !wanted.contains(name)));
         }
         if !offer.missing.is_empty() {
             match host.simulate_install(&offer.missing)? {

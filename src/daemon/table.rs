@@ -1,5 +1,7 @@
 //! The kernel's table that picks the packets: templates/portsentry.nft, filled and loaded.
 
+use std::collections::BTreeSet;
+
 use anyhow::{Context, Result};
 use askama::Template;
 
@@ -7,7 +9,7 @@ use super::config::Config;
 use super::invocation::{Interfaces, Invocation, Mode};
 use super::ports::Ports;
 use crate::host::Invocation as Command;
-use crate::kernel::{SNAPLEN, counted_packets, empty_sets};
+use crate::kernel::{SNAPLEN, counted_packets, empty_sets, listening_ports};
 
 /// How long a source, port and kind that was handed up is not handed up again.
 pub const WINDOW_SECONDS: u64 = 600;
@@ -34,6 +36,8 @@ struct Ruleset<'a> {
     loopback: bool,
     tcp_ports: &'a str,
     udp_ports: &'a str,
+    listening_tcp: &'a str,
+    listening_udp: &'a str,
     service_check: bool,
     kinds: &'a str,
     hits: u32,
@@ -63,7 +67,7 @@ impl Table {
     /// nft is not installed, or the kernel refuses.
     pub fn load(invocation: &Invocation, config: &Config, group: u16) -> Result<Table> {
         let name = Table::name(invocation.mode);
-        load(ruleset(&name, invocation, config, group, false)?)?;
+        load(ruleset(&name, invocation, config, group, false, &listening_ports())?)?;
         Ok(Table { name })
     }
 
@@ -73,7 +77,7 @@ impl Table {
     /// # Errors
     /// As [`Table::load`]; the old rules go on.
     pub fn change(&self, invocation: &Invocation, config: &Config, group: u16) -> Result<()> {
-        load(ruleset(&self.name, invocation, config, group, true)?)
+        load(ruleset(&self.name, invocation, config, group, true, &listening_ports())?)
     }
 
     /// How many packets were not handed up, for their like had been; 0 where the kernel does not tell.
@@ -96,12 +100,12 @@ impl Drop for Table {
     }
 }
 
-/// The text that would be loaded for `config` on all interfaces but loopback.
+/// The text that would be loaded for `config` on all interfaces but loopback, where nobody listens.
 ///
 /// # Errors
 /// The template cannot be filled.
 pub fn ruleset_for(mode: Mode, config: &Config) -> Result<String> {
-    ruleset(&Table::name(mode), &Invocation::new(mode), config, 0, false)
+    ruleset(&Table::name(mode), &Invocation::new(mode), config, 0, false, &Listening::default())
 }
 
 fn load(text: String) -> Result<()> {
@@ -112,12 +116,27 @@ fn load(text: String) -> Result<()> {
     Ok(())
 }
 
-fn ruleset(name: &str, invocation: &Invocation, config: &Config, group: u16, again: bool) -> Result<String> {
+/// TCP's and UDP's.
+type Listening = (BTreeSet<u16>, BTreeSet<u16>);
+
+fn ruleset(
+    name: &str,
+    invocation: &Invocation,
+    config: &Config,
+    group: u16,
+    again: bool,
+    listening: &Listening,
+) -> Result<String> {
     let interfaces = match &invocation.interfaces {
         Interfaces::Named(names) => names.iter().map(|name| format!("\"{name}\"")).collect::<Vec<_>>().join(", "),
         Interfaces::All | Interfaces::AllButLoopback => String::new(),
     };
     let elements = |ports: &Ports| ports.to_string();
+    // As long as the rules would remember an answer of theirs.
+    let used = |watched: &Ports, listening: &BTreeSet<u16>, timeout: &str| {
+        let both = watched.iter().filter(|port| listening.contains(port));
+        both.map(|port| format!("{port}{timeout}")).collect::<Vec<_>>().join(", ")
+    };
     Ruleset {
         table: name,
         again,
@@ -126,6 +145,8 @@ fn ruleset(name: &str, invocation: &Invocation, config: &Config, group: u16, aga
         loopback: invocation.interfaces != Interfaces::AllButLoopback,
         tcp_ports: &elements(&config.tcp_ports),
         udp_ports: &elements(&config.udp_ports),
+        listening_tcp: &used(&config.tcp_ports, &listening.0, " timeout 1d"),
+        listening_udp: &used(&config.udp_ports, &listening.1, ""),
         service_check: invocation.service_check,
         kinds: KINDS,
         hits: config.hits(invocation.mode.dialect()),

@@ -76,6 +76,15 @@ impl Packages {
             .collect())
     }
 
+    /// Every package that another installation has to mend, whoever wanted it: apt installs nothing beside it.
+    ///
+    /// # Errors
+    /// As [`Packages::ask`].
+    pub fn all_half_unpacked(host: &Host) -> Result<Vec<String>> {
+        let Packages(known) = Packages::ask(host, &[])?;
+        Ok(known.into_iter().filter(|(_, package)| package.half_unpacked()).map(|(name, _)| name).collect())
+    }
+
     /// The package, if it is unpacked on this host (configured or half configured).
     pub fn get(&self, name: &str) -> Option<&Installed> {
         self.0.get(name).filter(|package| package.complete() || package.half_done())

@@ -47,13 +47,17 @@ pub fn an_apply_killed_again_and_again_still_ends_and_is_undone(suite: Suite) {
 pub fn a_kill_inside_dpkg_is_mended(suite: Suite) {
     let bed = Bed::pristine(suite).with_program();
     let before = bed.tree("/etc").without(&["machine-id"]);
-    for point in ["unpack", "configure"] {
+    // The second of the embedded one leaves libraries half unpacked that nobody names.
+    let points = if is_embedded() {
+        [("unpack", "fail2ban"), ("unpack", "nftables"), ("configure", "fail2ban")]
+    } else {
+        [("unpack", "fail2ban"), ("unpack", "portsentry"), ("configure", "portsentry")]
+    };
+    for (point, package) in points {
         bed.ok(&format!(
             "cd /root; : >/var/log/dpkg.log; {PROGRAM} apply --yes >/tmp/out 2>&1 & tool=$!
              for i in $(seq 600); do grep -q ' {point} {package}' /var/log/dpkg.log && break; sleep 0.02; done
              kill -KILL $tool; pkill -KILL apt-get; pkill -KILL dpkg; pkill -KILL -f [p]ortsentry.postinst; wait $tool; true",
-            // One of the last, with what it depends on before it.
-            package = if is_embedded() { "fail2ban" } else { "portsentry" }
         ));
     }
     bed.apply();
