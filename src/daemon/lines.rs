@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
 use super::decide::{Reaction, Scan, Word};
+use super::output::Parcel;
 use super::probe::Kind;
 use crate::syntax::Dialect;
 
@@ -43,12 +44,8 @@ impl Lines {
         Lines { dialect, zone, stamp: RefCell::new((i64::MIN, String::new())) }
     }
 
-    pub fn dialect(&self) -> Dialect {
-        self.dialect
-    }
-
     /// Appends to `out` what is logged of `scan` itself, without a newline.
-    pub fn logged(&self, scan: &Scan, name: Option<&HostName>, out: &mut String) {
+    fn logged(&self, scan: &Scan, name: Option<&HostName>, out: &mut String) {
         match self.dialect {
             Dialect::V1 => {
                 let (kind, host) = (first_kind(scan.probe.kind), host(scan, name));
@@ -64,7 +61,7 @@ impl Lines {
     }
 
     /// That a host was blocked before.
-    pub fn already_blocked(&self, scan: &Scan, name: Option<&HostName>) -> String {
+    fn already_blocked(&self, scan: &Scan, name: Option<&HostName>) -> String {
         match (self.dialect, scan.probe.kind) {
             (Dialect::V1, Kind::ConnectTcp | Kind::ConnectUdp) => {
                 format!("attackalert: Host: {} is already blocked. Ignoring", scan.probe.source)
@@ -80,7 +77,7 @@ impl Lines {
 
     /// Appends to `out` the line of the history with its newline, or nothing where this generation writes none. `logged`
     /// is what [`Lines::logged`] says of the same scan.
-    pub fn history(&self, scan: &Scan, name: Option<&HostName>, at: Timestamp, logged: &str, out: &mut String) {
+    fn history(&self, scan: &Scan, name: Option<&HostName>, at: Timestamp, logged: &str, out: &mut String) {
         if self.dialect == Dialect::V1 && !matches!(scan.reaction, Reaction::Block(_)) {
             return;
         }
@@ -108,6 +105,42 @@ impl Lines {
                 out.push_str(logged);
                 out.push('\n');
             }
+        }
+    }
+
+    /// Appends to `parcel` all that is written of a scan: `done` is what was done about it, `record` what the blocked file
+    /// gets.
+    pub fn tell(
+        &self,
+        scan: &Scan,
+        name: Option<&HostName>,
+        at: Timestamp,
+        done: &[String],
+        record: &[u8],
+        parcel: &mut Parcel,
+    ) {
+        // 1.2 logs the scan first, 2.0 last.
+        let first = self.dialect == Dialect::V1;
+        if !first {
+            self.tell_done(scan, name, done, parcel);
+        }
+        let start = parcel.log.len();
+        self.logged(scan, name, &mut parcel.log);
+        let written = parcel.history.len();
+        self.history(scan, name, at, &parcel.log[start..], &mut parcel.history);
+        parcel.log.push('\n');
+        if first {
+            self.tell_done(scan, name, done, parcel);
+            parcel.blocked.extend_from_slice(&parcel.history.as_bytes()[written..]);
+        } else {
+            parcel.blocked.extend_from_slice(record);
+        }
+    }
+
+    fn tell_done(&self, scan: &Scan, name: Option<&HostName>, done: &[String], parcel: &mut Parcel) {
+        done.iter().for_each(|line| parcel.say(line));
+        if scan.reaction == Reaction::AlreadyBlocked {
+            parcel.say(&self.already_blocked(scan, name));
         }
     }
 }

@@ -16,7 +16,6 @@ use jiff::Timestamp;
 use super::decide::Scan;
 use super::lines::{HostName, Lines};
 use super::output::{Output, Parcel};
-use super::respond::tell;
 
 pub const PATIENCE: Duration = Duration::from_secs(2);
 const LOOKUPS: usize = 4;
@@ -90,7 +89,7 @@ impl Names {
 
 fn told(output: &Output, lines: &Lines, named: &Named, name: Option<&HostName>) {
     let mut parcel = Parcel::default();
-    tell(lines, &named.scan, name, named.at, &named.log, &named.record, &mut parcel);
+    lines.tell(&named.scan, name, named.at, &named.log, &named.record, &mut parcel);
     output.send(parcel);
 }
 

@@ -15,7 +15,7 @@ use jiff::Timestamp;
 use super::blocked_file;
 use super::config::{Block, Config};
 use super::decide::{Reaction, Scan, Word};
-use super::lines::{HostName, Lines};
+use super::lines::Lines;
 use super::names::Names;
 use super::output::{Output, Parcel, join_soon};
 use crate::host::Invocation;
@@ -175,7 +175,7 @@ impl Worker {
             Some(names) => names.tell(scan, at, log, record),
             None => {
                 let mut parcel = Parcel::default();
-                tell(&self.lines, &scan, None, at, &log, &record, &mut parcel);
+                self.lines.tell(&scan, None, at, &log, &record, &mut parcel);
                 self.output.send(parcel);
             }
         }
@@ -253,41 +253,6 @@ impl Commands {
                 false
             }
         })
-    }
-}
-
-/// Appends to `parcel` all that is written of a scan: `done` is what was done about it, `record` what the blocked file gets.
-pub fn tell(
-    lines: &Lines,
-    scan: &Scan,
-    name: Option<&HostName>,
-    at: Timestamp,
-    done: &[String],
-    record: &[u8],
-    parcel: &mut Parcel,
-) {
-    // 1.2 logs the scan first, 2.0 last.
-    let first = lines.dialect() == Dialect::V1;
-    if !first {
-        tell_done(lines, scan, name, done, parcel);
-    }
-    let start = parcel.log.len();
-    lines.logged(scan, name, &mut parcel.log);
-    let written = parcel.history.len();
-    lines.history(scan, name, at, &parcel.log[start..], &mut parcel.history);
-    parcel.log.push('\n');
-    if first {
-        tell_done(lines, scan, name, done, parcel);
-        parcel.blocked.extend_from_slice(&parcel.history.as_bytes()[written..]);
-    } else {
-        parcel.blocked.extend_from_slice(record);
-    }
-}
-
-fn tell_done(lines: &Lines, scan: &Scan, name: Option<&HostName>, done: &[String], parcel: &mut Parcel) {
-    done.iter().for_each(|line| parcel.say(line));
-    if scan.reaction == Reaction::AlreadyBlocked {
-        parcel.say(&lines.already_blocked(scan, name));
     }
 }
 

@@ -24,7 +24,7 @@ use super::lines::Lines;
 use super::names::Names;
 use super::output::{Output, Parcel, Writer};
 use super::probe::Probe;
-use super::respond::{Commands, Responder, tell};
+use super::respond::{Commands, Responder};
 use super::table::Table;
 use crate::kernel::{Nflog, QUEUE, Received};
 use crate::syntax::Dialect;
@@ -469,7 +469,7 @@ impl Telling<'_> {
             let file = self.config.ignore_file.as_ref().map_or(String::new(), |path| path.display().to_string());
             log.push(format!("Host: {source} found in ignore file {file}, aborting actions"));
         }
-        tell(self.lines, &scan, None, at, &log, &[], &mut self.parcel);
+        self.lines.tell(&scan, None, at, &log, &[], &mut self.parcel);
     }
 
     fn debug(&mut self, probe: &Probe) {
