@@ -97,7 +97,7 @@ impl Page {
         self.line("");
         let dim = Style::new().dim();
         for (name, value, origin) in rows {
-            self.line(format!("  {name:<12}{value:<26}{}", dim.apply_to(origin)));
+            self.line(format!("  {name:<11} {value:<26}{}", dim.apply_to(origin)));
         }
     }
 
