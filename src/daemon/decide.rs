@@ -194,6 +194,12 @@ impl Decider {
             source.said_already = false;
         }
     }
+
+    /// All blocks may have been taken back: whoever probes is blocked again.
+    pub fn forget_blocks(&mut self) {
+        self.judge.blocked.clear();
+        self.sources.iter_mut().for_each(|(_, source)| source.said_already = false);
+    }
 }
 
 impl Judge {

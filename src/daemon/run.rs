@@ -26,7 +26,7 @@ use super::output::{Output, Parcel, Writer};
 use super::probe::Probe;
 use super::respond::{Commands, Responder};
 use super::table::Table;
-use crate::kernel::{Nflog, QUEUE, Received};
+use crate::kernel::{Nflog, QUEUE, Received, TableChanges};
 use crate::syntax::Dialect;
 
 /// NFLOG groups that are tried, first to last.
@@ -64,7 +64,7 @@ impl Signals {
 
 /// What a packet comes from.
 enum Source {
-    Kernel { log: Nflog, table: Table },
+    Kernel { log: Nflog, table: Table, changes: TableChanges },
     Sockets(Listeners),
 }
 
@@ -137,8 +137,9 @@ fn watch(
         Source::Sockets(listeners)
     } else {
         let log = Nflog::bind(GROUPS)?;
+        let changes = TableChanges::watch()?;
         let table = Table::load(&invocation, &config, log.group())?;
-        Source::Kernel { log, table }
+        Source::Kernel { log, table, changes }
     };
     let lines = Lines::new(dialect);
     let names = config.resolve_host.then(|| Names::start(lines.clone(), output.clone()));
@@ -257,18 +258,24 @@ impl Daemon {
             let often = rustix::time::Timespec { tv_sec: 0, tv_nsec: 500_000_000 };
             let seldom = rustix::time::Timespec { tv_sec: SUM_UP.as_secs() as i64, tv_nsec: 0 };
             let limit = Some(if self.gathering { &often } else { &seldom });
-            let (end, reload) = {
+            let (end, reload, changes) = {
                 let mut waiting =
                     vec![PollFd::new(&signals.end, PollFlags::IN), PollFd::new(&signals.reload, PollFlags::IN)];
                 match &self.source {
-                    Source::Kernel { log, .. } => waiting.push(PollFd::from_borrowed_fd(log.as_fd(), PollFlags::IN)),
+                    Source::Kernel { log, changes, .. } => {
+                        waiting.extend(
+                            [log.as_fd(), changes.as_fd()].map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)),
+                        );
+                    }
                     Source::Sockets(listeners) => waiting.extend(listeners.waiting()),
                 }
                 match poll(&mut waiting, limit) {
                     Ok(_) | Err(rustix::io::Errno::INTR) => {}
                     Err(error) => bail!("cannot wait for packets: {error}"),
                 }
-                (!waiting[0].revents().is_empty(), !waiting[1].revents().is_empty())
+                let [end, reload] = [0, 1].map(|at| !waiting[at].revents().is_empty());
+                let is_kernel = matches!(self.source, Source::Kernel { .. });
+                (end, reload, is_kernel && !waiting[3].revents().is_empty())
             };
             if end {
                 return Ok(());
@@ -280,8 +287,21 @@ impl Daemon {
             for address in self.responder.failed() {
                 self.decider.forget_block(address);
             }
+            if changes {
+                self.mend()?;
+            }
             self.take()?;
         }
+    }
+
+    /// Loads the kernel's table again if somebody took it away. The rules of the blocks may have gone with it.
+    fn mend(&mut self) -> Result<()> {
+        let Source::Kernel { log, table, changes } = &mut self.source else { return Ok(()) };
+        if changes.some_table_went()? && table.restore(&self.invocation, &self.config, log.group())? {
+            self.decider.forget_blocks();
+            self.output.say("adminalert: somebody took away the table by which the kernel picks the packets, and all blocks perhaps; it is loaded again, and whoever probes is blocked again");
+        }
+        Ok(())
     }
 
     /// Tells what the history does not show, if there is anything new.
@@ -322,7 +342,7 @@ impl Daemon {
                     self.decider.hit(probe, Seen::First, now, &mut |scan| telling.tell(scan));
                 }
             }
-            Source::Kernel { log, table } => {
+            Source::Kernel { log, table, .. } => {
                 // Bounded, so that signals are heard in a flood.
                 while telling.parcel.len() < PARCEL && turns < TURNS {
                     turns += 1;
@@ -401,7 +421,7 @@ impl Daemon {
         let watched = |config: &Config| (config.tcp_ports.clone(), config.udp_ports.clone(), config.hits(dialect));
         if watched(&config) != watched(&self.config) {
             match &mut self.source {
-                Source::Kernel { log, table } => table.change(&self.invocation, &config, log.group())?,
+                Source::Kernel { log, table, .. } => table.change(&self.invocation, &config, log.group())?,
                 Source::Sockets(listeners) => {
                     let (new, _) = Listeners::open_beside(listeners, &self.invocation, &config)?;
                     *listeners = new;

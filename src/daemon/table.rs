@@ -9,7 +9,7 @@ use super::config::Config;
 use super::invocation::{Interfaces, Invocation, Mode};
 use super::ports::Ports;
 use crate::host::Invocation as Command;
-use crate::kernel::{SNAPLEN, counted_packets, empty_sets, listening_ports};
+use crate::kernel::{SNAPLEN, counted_packets, empty_sets, has_table, listening_ports};
 
 /// How long a source, port and kind that was handed up is not handed up again.
 pub const WINDOW_SECONDS: u64 = 600;
@@ -78,6 +78,18 @@ impl Table {
     /// As [`Table::load`]; the old rules go on.
     pub fn change(&self, invocation: &Invocation, config: &Config, group: u16) -> Result<()> {
         load(ruleset(&self.name, invocation, config, group, true, &listening_ports())?)
+    }
+
+    /// Loads it again if somebody took it away, as whoever flushes the whole ruleset does; whether that was so.
+    ///
+    /// # Errors
+    /// As [`Table::load`].
+    pub fn restore(&self, invocation: &Invocation, config: &Config, group: u16) -> Result<bool> {
+        let is_gone = !has_table(&self.name)?;
+        if is_gone {
+            load(ruleset(&self.name, invocation, config, group, false, &listening_ports())?)?;
+        }
+        Ok(is_gone)
     }
 
     /// How many packets were not handed up, for their like had been; 0 where the kernel does not tell.

@@ -9,4 +9,4 @@ mod nftables;
 pub use addresses::{Gateway, InterfaceAddress, addresses, default_gateways};
 pub use listening::listening_ports;
 pub use nflog::{Logged, Nflog, QUEUE, Received, SNAPLEN, packets};
-pub use nftables::{counted_packets, empty_sets};
+pub use nftables::{TableChanges, counted_packets, empty_sets, has_table};

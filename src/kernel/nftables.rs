@@ -1,15 +1,23 @@
 //! Elements of nftables sets, and counters, by netlink (linux/netfilter/nf_tables.h): no `nft` is started for them, which
 //! reads all elements of all sets before it lists a counter.
 
+use std::os::fd::{AsFd, BorrowedFd};
+
 use anyhow::{Context, Result, bail};
 use netlink_packet_core::{DefaultNla, NLM_F_ACK, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload, Nla, NlasIterator};
-use netlink_packet_netfilter::nftables::{NfTablesMessage, SetElementList, SetElementMessage};
+use netlink_packet_netfilter::nftables::{
+    NfTablesMessage, SetElementList, SetElementMessage, TableAttribute, TableMessage,
+};
 use netlink_packet_netfilter::none::ControlMessage;
 use netlink_packet_netfilter::{NetfilterHeader, NetfilterMessage, NetfilterMessageInner, NetfilterProtoFamily};
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_NETFILTER};
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, recv};
 
 /// nfnetlink's number of nftables.
 const NFTABLES: u16 = 10;
+/// The group that is told of changes to it (linux/netfilter/nfnetlink.h).
+const CHANGES: u32 = 7;
 
 /// Empties `sets` of the inet table `table`, in one transaction.
 ///
@@ -63,6 +71,84 @@ pub fn counted_packets(table: &str, name: &str) -> Result<u64> {
         }
     }
     bail!("the kernel answered something else about the counter {name} of table {table}")
+}
+
+/// Whether there is an inet table `name`.
+///
+/// # Errors
+/// The kernel refuses to tell.
+pub fn has_table(name: &str) -> Result<bool> {
+    let attributes = vec![TableAttribute::Name(name.to_owned())];
+    let socket = open()?;
+    let mut question = Vec::new();
+    append(&mut question, inet(NfTablesMessage::GetTable(TableMessage { attributes })), NLM_F_REQUEST);
+    socket.send(&question, 0).context("cannot ask nftables for a table")?;
+    match answer(&socket) {
+        Ok(_) => Ok(true),
+        Err(error) if is_missing(&error) => Ok(false),
+        Err(error) => Err(error.context(format!("cannot find out whether there is a table {name}"))),
+    }
+}
+
+fn is_missing(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<std::io::Error>().is_some_and(|error| error.kind() == std::io::ErrorKind::NotFound)
+}
+
+/// Hears when tables are taken away in this network namespace, by whomever.
+pub struct TableChanges {
+    socket: Socket,
+    buffer: Vec<u8>,
+}
+
+impl TableChanges {
+    /// From now on.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn watch() -> Result<TableChanges> {
+        let mut socket = Socket::new(NETLINK_NETFILTER).context("cannot open a netlink socket for nftables")?;
+        socket.bind_auto().context("cannot bind a netlink socket for nftables")?;
+        socket.add_membership(CHANGES).context("cannot hear of changes to nftables")?;
+        Ok(TableChanges { socket, buffer: vec![0; 64 << 10] })
+    }
+
+    /// Reads what was told; whether any table may have gone.
+    ///
+    /// # Errors
+    /// The socket cannot be read.
+    pub fn some_table_went(&mut self) -> Result<bool> {
+        let mut gone = false;
+        loop {
+            match recv(self.socket.as_fd(), &mut self.buffer[..], RecvFlags::DONTWAIT) {
+                Ok((bytes, _)) => gone |= tells_of_a_loss(&self.buffer[..bytes.min(self.buffer.len())]),
+                Err(Errno::AGAIN) => return Ok(gone),
+                Err(Errno::INTR) => {}
+                // More was told than the socket holds.
+                Err(Errno::NOBUFS) => gone = true,
+                Err(error) => return Err(error).context("cannot hear of changes to nftables"),
+            }
+        }
+    }
+}
+
+impl AsFd for TableChanges {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+/// Whether one of the messages of `datagram` says that a table was deleted.
+fn tells_of_a_loss(datagram: &[u8]) -> bool {
+    const DELETED_TABLE: u16 = NFTABLES << 8 | 2;
+    let mut rest = datagram;
+    while let Some(header) = rest.first_chunk::<16>() {
+        let length = u32::from_ne_bytes([header[0], header[1], header[2], header[3]]) as usize;
+        if u16::from_ne_bytes([header[4], header[5]]) == DELETED_TABLE {
+            return true;
+        }
+        rest = rest.get(length.max(16).next_multiple_of(4)..).unwrap_or_default();
+    }
+    false
 }
 
 fn open() -> Result<Socket> {

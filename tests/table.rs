@@ -1,0 +1,48 @@
+//! The kernel's table, by which the daemon sees, taken away from under it: it is there again at once, and scans are seen.
+//! In network namespaces, as root, like tests/no_false_alarms.rs.
+
+mod neighbourhood;
+
+use neighbourhood::daemon::Daemon;
+use neighbourhood::{HOST, Net, scanner, wait_until};
+
+const TABLE: &str = "table inet harden_portsentry";
+
+fn has_table(net: &Net) -> bool {
+    net.run("host", "nft", &["list", "tables"]).contains(TABLE)
+}
+
+/// A scan of ports 1 to 20 by source `number`, and `ports` of them in the history.
+fn a_scan_is_seen(net: &Net, daemon: &Daemon, number: usize, ports: usize) {
+    let source = scanner(number);
+    let words = ["-sS", "-Pn", "-n", "--max-retries", "2", "-p", "1-20", "-S", &source, "-e", "lan", HOST];
+    net.run("client", "nmap", &words);
+    wait_until("the scan in the history", || daemon.history().ports(&source, "TCP").len() >= ports);
+}
+
+#[test]
+fn somebody_flushes_the_ruleset_or_deletes_the_table() {
+    let net = Net::new("gone");
+    let daemon = Daemon::watch(&net, "1-1023");
+    let firewall =
+        "flush ruleset; table inet filter { chain input { type filter hook input priority 0; policy accept; }; }";
+    for (number, loss) in ["flush ruleset", "delete table inet harden_portsentry", firewall].into_iter().enumerate() {
+        net.nft("host", loss);
+        wait_until("the table", || has_table(&net));
+        a_scan_is_seen(&net, &daemon, number, 20);
+    }
+}
+
+/// Nor does it load its own again and again, or mistake another one's for it.
+#[test]
+fn tables_of_others_come_and_go() {
+    let net = Net::new("others");
+    let daemon = Daemon::watch(&net, "1-1023");
+    net.nft("host", "add element inet harden_portsentry used_tcp { 7 }");
+    for _ in 0..20 {
+        net.nft("host", "table inet other { }");
+        net.nft("host", "delete table inet other");
+    }
+    a_scan_is_seen(&net, &daemon, 0, 19);
+    assert!(!daemon.history().ports(&scanner(0), "TCP").contains(&7), "the table is the one from before");
+}
