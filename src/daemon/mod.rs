@@ -18,6 +18,7 @@ mod ports;
 mod probe;
 mod respond;
 mod run;
+mod start;
 mod table;
 
 use anyhow::Result;

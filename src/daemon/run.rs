@@ -1,12 +1,9 @@
 //! The daemon's life: start, watch, reload, end.
 
 use std::collections::HashSet;
-use std::fs::{File, TryLockError};
 use std::net::IpAddr;
 use std::os::fd::AsFd;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -14,17 +11,17 @@ use jiff::Timestamp;
 use rustix::event::{PollFd, PollFlags, poll};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
-use super::blocked_file;
 use super::config::Config;
 use super::connect::Listeners;
 use super::decide::{Decider, Reaction, Scan, Seen, Word};
 use super::ignore::IgnoreList;
-use super::invocation::{Invocation, Mode};
+use super::invocation::Invocation;
 use super::lines::Lines;
 use super::names::Names;
 use super::output::{Output, Parcel, Writer};
 use super::probe::Probe;
 use super::respond::{Commands, Responder};
+use super::start::{blocked_hosts, blocked_path, ignore_list, only_one};
 use super::table::Table;
 use crate::kernel::{Nflog, QUEUE, Received, TableChanges};
 use crate::syntax::Dialect;
@@ -185,66 +182,6 @@ fn greeting(invocation: &Invocation, config: &Config) -> Vec<String> {
                 format!("adminalert: {} mode watches {} ports: {ports}", invocation.mode.name(), ports.iter().count()),
             ]
         }
-    }
-}
-
-fn ignore_list(config: &Config, dialect: Dialect) -> Result<(IgnoreList, Vec<String>)> {
-    match &config.ignore_file {
-        Some(path) => IgnoreList::read(path, dialect),
-        None => Ok((IgnoreList::default(), Vec::new())),
-    }
-}
-
-/// 1.2 has a file a mode.
-fn blocked_path(config: &Config, mode: Mode) -> Option<PathBuf> {
-    let path = config.blocked_file.clone()?;
-    Some(match mode.dialect() {
-        Dialect::V1 => PathBuf::from(format!("{}.{}", path.display(), mode.name())),
-        Dialect::V2 => path,
-    })
-}
-
-/// Whom an earlier run blocked; 1.2 forgets them.
-fn blocked_hosts(config: &Config, mode: Mode) -> Result<HashSet<IpAddr>> {
-    let Some(path) = blocked_path(config, mode) else { return Ok(HashSet::new()) };
-    if mode.dialect() == Dialect::V1 {
-        if path.exists() {
-            std::fs::write(&path, b"").with_context(|| format!("cannot empty {}", path.display()))?;
-        }
-        return Ok(HashSet::new());
-    }
-    match std::fs::read(&path) {
-        Ok(bytes) => blocked_file::read(&bytes).with_context(|| {
-            format!(
-                "{} is no list of blocked hosts; remove it, and the hosts in it can be blocked again",
-                path.display()
-            )
-        }),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(HashSet::new()),
-        Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
-    }
-}
-
-/// A lock that one process of this network namespace can hold, and that is free again when it ends, however it ends.
-/// `None` where this process may not make one: without that right it could load no table either.
-fn only_one(mode: Mode) -> Result<Option<File>> {
-    let namespace =
-        std::fs::metadata("/proc/self/ns/net").context("cannot tell this network namespace from others")?.ino();
-    let path = format!("/run/{}-{namespace}.lock", Table::name(mode));
-    let opened = File::options().write(true).create(true).truncate(false).mode(0o600).open(&path);
-    let file = match opened {
-        Ok(file) => file,
-        Err(_) if mode.connects() => return Ok(None),
-        Err(error) => {
-            return Err(error).with_context(|| format!("cannot make sure that no other one is watching: {path}"));
-        }
-    };
-    match file.try_lock() {
-        Ok(()) => Ok(Some(file)),
-        Err(TryLockError::WouldBlock) => {
-            bail!("another one is watching already, in mode {} in this network namespace; stop it first", mode.name())
-        }
-        Err(TryLockError::Error(error)) => Err(error).with_context(|| format!("cannot lock {path}")),
     }
 }
 
