@@ -180,8 +180,8 @@ debian! {
         traps_service::trap_28_the_diff_reads_conffiles_out_of_the_cached_archive
         traps_jail::trap_31_a_host_name_cannot_inject
         files::a_symlinked_file_is_followed_and_keeps_all_it_has
-        kill::an_apply_killed_again_and_again_still_ends_and_is_undone
     } + full {
+        kill::an_apply_killed_again_and_again_still_ends_and_is_undone
         engine::the_embedded_one_stays_until_the_package_is_asked_for
     }
     embedded_11, Bullseye, Embedded: {
@@ -287,7 +287,6 @@ debian! {
         flow::fresh_to_undo
         flow::undo_with_the_packages_leaves_no_trace
         flow::it_installs_itself_where_it_stays
-        upgrade::the_embedded_one_watches_through_an_upgrade
         traps_access::trap_03_and_17_no_ignored_address_is_dropped_silently
         traps_blocking::trap_13_advanced_udp_blocks_the_dhcp_server
         traps_blocking::trap_15_an_ipv6_scanner_is_blocked_by_an_ipv6_rule
@@ -297,6 +296,7 @@ debian! {
         files::a_symlinked_file_is_followed_and_keeps_all_it_has
         kill::an_apply_killed_again_and_again_still_ends_and_is_undone
     } + full {
+        upgrade::the_embedded_one_watches_through_an_upgrade
         firewalls::behind_nftables
         firewalls::behind_iptables_legacy
         firewalls::behind_ufw
