@@ -172,15 +172,13 @@ impl Decider {
             if !held.iter().any(|held| held.port == probe.port) {
                 held.push(probe);
             }
-            if held.len() >= AMBIGUOUS_PORTS {
-                for held in std::mem::take(held) {
-                    self.judge.count(source, held, Seen::First, now, emit);
-                }
+            if held.len() < AMBIGUOUS_PORTS {
+                return;
             }
-            return;
+        } else {
+            self.judge.count(source, probe, seen, now, emit);
         }
-        self.judge.count(source, probe, seen, now, emit);
-        // What was held is now in bad company.
+        // What was held has become enough, or is now in bad company.
         let held = source.more.as_mut().map(|more| std::mem::take(&mut more.held));
         for held in held.into_iter().flatten() {
             self.judge.count(source, held, Seen::First, now, emit);

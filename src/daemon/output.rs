@@ -101,7 +101,7 @@ impl Output {
 
     /// An empty parcel.
     pub fn parcel(&self) -> Parcel {
-        self.shared.spare().pop().unwrap_or_default()
+        locked(&self.shared.spare).pop().unwrap_or_default()
     }
 
     /// Hands `parcel` over. Never waits: if the writer is behind, its lines are counted as lost.
@@ -133,7 +133,7 @@ impl Output {
     /// From now on these files are written, opened anew. Never waits: if the writer is behind, it does so before the next
     /// parcel.
     pub fn reopen(&self, history: Option<PathBuf>, blocked: Option<PathBuf>) {
-        *self.shared.files.lock().unwrap_or_else(PoisonError::into_inner) = Some((history, blocked));
+        *locked(&self.shared.files) = Some((history, blocked));
         let _ = self.jobs.try_send(Job::Files);
     }
 
@@ -145,16 +145,17 @@ impl Output {
 }
 
 impl Shared {
-    fn spare(&self) -> MutexGuard<'_, Vec<Parcel>> {
-        self.spare.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn keep(&self, parcel: Parcel) {
-        let mut spare = self.spare();
+        let mut spare = locked(&self.spare);
         if spare.len() < SPARE && parcel.log.capacity() + parcel.history.capacity() <= SPARE_BYTES {
             spare.push(parcel.cleared());
         }
     }
+}
+
+/// What `mutex` holds, even if a thread died with it: nothing here is ever half changed.
+pub fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Waits for a thread that is about to end, but not for ever: it may be held up by somebody who does not read, or by a
@@ -181,7 +182,7 @@ struct Sink {
 impl Sink {
     fn run(&mut self, queue: &Receiver<Job>) {
         while let Ok(job) = queue.recv() {
-            let files = self.shared.files.lock().unwrap_or_else(PoisonError::into_inner).take();
+            let files = locked(&self.shared.files).take();
             if let Some((history, blocked)) = files {
                 self.files(history, blocked);
             }

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ use super::config::{Block, Config};
 use super::decide::{Reaction, Scan, Word};
 use super::lines::Lines;
 use super::names::Names;
-use super::output::{Output, Parcel, join_soon};
+use super::output::{Output, Parcel, join_soon, locked};
 use crate::host::Invocation;
 use crate::syntax::Dialect;
 
@@ -59,10 +59,6 @@ impl Commands {
 
 /// Addresses whose block failed.
 pub type Failed = Arc<Mutex<Vec<IpAddr>>>;
-
-fn push(failed: &Failed, address: IpAddr) {
-    failed.lock().unwrap_or_else(PoisonError::into_inner).push(address);
-}
 
 /// Takes scans and reacts to them.
 pub struct Responder {
@@ -113,19 +109,19 @@ impl Responder {
     pub fn react(&self, scan: Scan, at: Timestamp) -> bool {
         let fits = !matches!(self.jobs.try_send((scan, at)), Err(TrySendError::Full(_)));
         if !fits && matches!(scan.reaction, Reaction::Block(_)) {
-            push(&self.failed, scan.probe.source);
+            locked(&self.failed).push(scan.probe.source);
         }
         fits
     }
 
     /// Takes new commands for whoever is blocked from now on. Never waits, for a command may be under way.
     pub fn configure(&self, commands: Commands) {
-        *self.commands.lock().unwrap_or_else(PoisonError::into_inner) = commands;
+        *locked(&self.commands) = commands;
     }
 
     /// Whose block failed since this was asked last.
     pub fn failed(&self) -> Vec<IpAddr> {
-        self.failed.lock().map(|mut list| std::mem::take(&mut *list)).unwrap_or_default()
+        std::mem::take(&mut *locked(&self.failed))
     }
 
     /// Ends. A command under way is given two seconds and then left to itself; whoever waits to be blocked is told, as not
@@ -165,7 +161,7 @@ impl Worker {
                     };
                 } else {
                     scan.blocked = Word::False;
-                    push(&self.failed, scan.probe.source);
+                    locked(&self.failed).push(scan.probe.source);
                 }
                 log.append(&mut said);
             }
@@ -188,7 +184,7 @@ impl Worker {
         if block == Block::No {
             return (vec![self.lines.only_logged(scan)], true);
         }
-        let commands = self.commands.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let commands = locked(&self.commands).clone();
         if commands.run_first || block == Block::CommandOnly {
             done.extend(commands.external(scan, &mut log));
         }

@@ -5,7 +5,7 @@ use std::fs;
 
 use anyhow::{Context, Result};
 
-use super::commands::Invocation;
+use crate::kernel::has_table;
 
 /// Of NETLINK_NETFILTER, in the second column of /proc/net/netlink.
 const NETFILTER: &str = "12";
@@ -30,9 +30,7 @@ pub fn hears_nothing(pid: u32) -> Result<Option<String>> {
     if nflog_groups(pid)?.is_empty() {
         return Ok(Some(format!("process {pid} has bound no group in /proc/net/netfilter/nfnetlink_log")));
     }
-    // All tables' names, for the one in question may hold a hundred thousand sources.
-    let tables = Invocation::new("/usr/sbin/nft", &["list", "tables"]).demand()?.stdout;
-    let is_there = tables.lines().any(|line| line.trim() == "table inet harden_portsentry");
+    let is_there = has_table("harden_portsentry")?;
     Ok((!is_there).then(|| "nftables has no table inet harden_portsentry, which picks its packets".to_owned()))
 }
 

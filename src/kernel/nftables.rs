@@ -54,11 +54,8 @@ pub fn counted_packets(table: &str, name: &str) -> Result<u64> {
     const PACKETS: u16 = 2;
     let text = |kind, text: &str| DefaultNla::new(kind, [text.as_bytes(), b"\0"].concat());
     let attributes = vec![text(TABLE, table), text(NAME, name), DefaultNla::new(TYPE, COUNTER.to_be_bytes().to_vec())];
-    let socket = open()?;
-    let mut question = Vec::new();
-    append(&mut question, inet(NfTablesMessage::GetObject(attributes)), NLM_F_REQUEST);
-    socket.send(&question, 0).context("cannot ask nftables for a counter")?;
-    let found = answer(&socket).with_context(|| format!("cannot read the counter {name} of table {table}"))?;
+    let found = ask(NfTablesMessage::GetObject(attributes))
+        .with_context(|| format!("cannot read the counter {name} of table {table}"))?;
     if let NetlinkPayload::InnerMessage(message) = found
         && let NetfilterMessageInner::NfTables(NfTablesMessage::NewObject(attributes)) = message.inner
         && let Some(data) = attributes.iter().find(|attribute| attribute.kind() == DATA)
@@ -79,11 +76,7 @@ pub fn counted_packets(table: &str, name: &str) -> Result<u64> {
 /// The kernel refuses to tell.
 pub fn has_table(name: &str) -> Result<bool> {
     let attributes = vec![TableAttribute::Name(name.to_owned())];
-    let socket = open()?;
-    let mut question = Vec::new();
-    append(&mut question, inet(NfTablesMessage::GetTable(TableMessage { attributes })), NLM_F_REQUEST);
-    socket.send(&question, 0).context("cannot ask nftables for a table")?;
-    match answer(&socket) {
+    match ask(NfTablesMessage::GetTable(TableMessage { attributes })) {
         Ok(_) => Ok(true),
         Err(error) if is_missing(&error) => Ok(false),
         Err(error) => Err(error.context(format!("cannot find out whether there is a table {name}"))),
@@ -106,8 +99,7 @@ impl TableChanges {
     /// # Errors
     /// The kernel refuses.
     pub fn watch() -> Result<TableChanges> {
-        let mut socket = Socket::new(NETLINK_NETFILTER).context("cannot open a netlink socket for nftables")?;
-        socket.bind_auto().context("cannot bind a netlink socket for nftables")?;
+        let socket = open()?;
         socket.add_membership(CHANGES).context("cannot hear of changes to nftables")?;
         Ok(TableChanges { socket, buffer: vec![0; 64 << 10] })
     }
@@ -156,6 +148,15 @@ fn open() -> Result<Socket> {
     socket.bind_auto().context("cannot bind a netlink socket for nftables")?;
     socket.connect(&SocketAddr::new(0, 0)).context("cannot reach the kernel by netlink")?;
     Ok(socket)
+}
+
+/// Asks one thing on a socket of its own.
+fn ask(message: NfTablesMessage) -> Result<NetlinkPayload<NetfilterMessage>> {
+    let socket = open()?;
+    let mut question = Vec::new();
+    append(&mut question, inet(message), NLM_F_REQUEST);
+    socket.send(&question, 0).context("cannot ask nftables")?;
+    answer(&socket)
 }
 
 /// The kernel's next answer; its refusal is an error.
