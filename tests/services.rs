@@ -8,13 +8,8 @@ use neighbourhood::{HOST, Net, programs, scanner, tcp, wait_until};
 
 /// A scan that the history has, behind all that was sent before it on the same link.
 fn settle(net: &Net, daemon: &Daemon) {
-    scan(net, &scanner(0), "1-20");
+    net.scan(&scanner(0), "1-20");
     wait_until("the scan in the history", || daemon.history().ports(&scanner(0), "TCP").len() == 20);
-}
-
-fn scan(net: &Net, source: &str, ports: &str) {
-    let words = ["-sS", "-Pn", "-n", "--max-retries", "2", "-p", ports, "-S", source, "-e", "lan", HOST];
-    net.run("client", "nmap", &words);
 }
 
 #[test]
@@ -30,7 +25,7 @@ fn clients_from_the_first_packet_to_long_after_the_last() {
         }
     }
     settle(&net, &daemon);
-    scan(&net, &scanner(1), "80");
+    net.scan(&scanner(1), "80");
     settle(&net, &daemon);
     let others = daemon.history().about_others(&[scanner(0)]);
     assert!(others.is_empty(), "the port is remembered as a service's: {others:?}");
@@ -40,7 +35,7 @@ fn clients_from_the_first_packet_to_long_after_the_last() {
     let remembered = net.run("host", "nft", &["list", "set", "inet", "harden_portsentry", "used_tcp"]);
     assert!(remembered.contains("80 timeout 1d expires 23h59m"), "{remembered}");
     net.nft("host", &format!("delete element {table} {{ 80 }}"));
-    scan(&net, &scanner(1), "80");
+    net.scan(&scanner(1), "80");
     wait_until("a scan of a port that no service uses any more", || {
         daemon.history().ports(&scanner(1), "TCP").contains(&80)
     });

@@ -4,7 +4,7 @@
 mod neighbourhood;
 
 use neighbourhood::daemon::Daemon;
-use neighbourhood::{HOST, Net, scanner, wait_until};
+use neighbourhood::{Net, scanner, wait_until};
 
 const TABLE: &str = "table inet harden_portsentry";
 
@@ -15,8 +15,7 @@ fn has_table(net: &Net) -> bool {
 /// A scan of ports 1 to 20 by source `number`, and `ports` of them in the history.
 fn a_scan_is_seen(net: &Net, daemon: &Daemon, number: usize, ports: usize) {
     let source = scanner(number);
-    let words = ["-sS", "-Pn", "-n", "--max-retries", "2", "-p", "1-20", "-S", &source, "-e", "lan", HOST];
-    net.run("client", "nmap", &words);
+    net.scan(&source, "1-20");
     wait_until("the scan in the history", || daemon.history().ports(&source, "TCP").len() >= ports);
 }
 

@@ -184,6 +184,12 @@ impl Net {
         self.run(place, "nft", &[rules]);
     }
 
+    /// A SYN scan of the host's `ports` by `source`, behind the client.
+    pub fn scan(&self, source: &str, ports: &str) {
+        let words = ["-sS", "-Pn", "-n", "--max-retries", "2", "-p", ports, "-S", source, "-e", "lan", HOST];
+        self.run("client", "nmap", &words);
+    }
+
     /// What a named counter of nftables stands at, in packets.
     pub fn counter(&self, place: &str, table: &str, name: &str) -> u64 {
         let text = self.run(place, "nft", &["list", "counter", "inet", table, name]);
