@@ -14,9 +14,10 @@ fn of(file: &Path) -> u64 {
     text.split_whitespace().next().and_then(|number| number.parse().ok()).unwrap_or(0)
 }
 
-/// One line: `daemon=NS children=NS ksoftirqd=NS switches=N rss_kib=N kworkers=PID-START:NS,…`. `daemon`, `switches` and `rss_kib` are of all
-/// threads of the processes and of their living descendants; `children` is of descendants that ended and were waited
-/// for (in ticks of 10 ms); the kernel's threads are the whole machine's, and its workers one by one, for they come and go.
+/// One line: `daemon=NS children=NS ksoftirqd=NS switches=N rss_kib=N kworkers=PID-START:NS,…`. `daemon`, `switches` and
+/// `rss_kib` are of all threads of the processes and of their living descendants; `children` is of descendants that ended
+/// and were waited for (in ticks of 10 ms); the kernel's threads are the whole machine's, and its workers one by one, for
+/// they come and go.
 pub fn run(pids: &[String]) -> io::Result<()> {
     let (mut ksoftirqd, mut kworkers) = (0, Vec::new());
     let mut parents = Vec::new();
