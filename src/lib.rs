@@ -9,6 +9,7 @@
 //! | 5 | [`checks`] | what only the running system can answer |
 //! | 4 | [`article`] | the end state, a file a section, compared with the host |
 //! | 3 | [`daemon`] | the embedded portsentry: which packets, whose, and what is done about them |
+//! | 3 | [`blocks`] | who is blocked until when: a ledger, the kernel's sets, hosts.deny; who never is |
 //! | 3 | [`plan`] | changes as data; executed with a journal; taken back |
 //! | 3 | [`settings`] | where each value comes from and which one wins |
 //! | 2 | [`host`] | files, commands, packages, units, facts: all that touches the machine |
@@ -17,6 +18,7 @@
 //! | 1 | [`history`] | the lines in which a portsentry says whom it caught |
 
 pub mod article;
+pub mod blocks;
 pub mod checks;
 pub mod cli;
 pub mod daemon;

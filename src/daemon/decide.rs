@@ -8,8 +8,8 @@ use std::net::IpAddr;
 use hashlink::LruCache;
 
 use super::config::{Block, Config};
-use super::ignore::IgnoreList;
 use super::probe::Probe;
+use crate::blocks::IgnoreList;
 use crate::syntax::Dialect;
 
 /// Sources that are remembered; the one seen longest ago is forgotten first.

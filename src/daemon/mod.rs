@@ -9,7 +9,7 @@ pub mod blocked_file;
 mod config;
 mod connect;
 mod decide;
-mod ignore;
+
 mod invocation;
 mod lines;
 mod names;
@@ -23,8 +23,8 @@ mod table;
 
 use anyhow::Result;
 
+pub use crate::blocks::IgnoreList;
 pub use config::Config;
-pub use ignore::IgnoreList;
 pub use invocation::{Asked, Interfaces, Invocation, Mode};
 pub use probe::Probe;
 pub use table::ruleset_for;

@@ -14,7 +14,6 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use super::config::Config;
 use super::connect::Listeners;
 use super::decide::{Decider, Reaction, Scan, Seen, Word};
-use super::ignore::IgnoreList;
 use super::invocation::Invocation;
 use super::lines::Lines;
 use super::names::Names;
@@ -23,6 +22,7 @@ use super::probe::Probe;
 use super::respond::{Commands, Responder};
 use super::start::{blocked_hosts, blocked_path, ignore_list, only_one};
 use super::table::Table;
+use crate::blocks::IgnoreList;
 use crate::kernel::{Nflog, QUEUE, Received, TableChanges};
 use crate::syntax::Dialect;
 

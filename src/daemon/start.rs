@@ -10,9 +10,9 @@ use anyhow::{Context, Result, bail};
 
 use super::blocked_file;
 use super::config::Config;
-use super::ignore::IgnoreList;
 use super::invocation::Mode;
 use super::table::Table;
+use crate::blocks::IgnoreList;
 use crate::syntax::Dialect;
 
 /// The ignore list, with its complaints; an empty one where the configuration names none.

@@ -1,12 +1,14 @@
 //! What the kernel is asked directly, by netlink: addresses, routes, packets that a rule hands up, elements of
 //! sets, counters; and in /proc who listens.
 
+mod address_sets;
 mod addresses;
 mod listening;
 mod nflog;
 mod nftables;
 
+pub use address_sets::{AddressSets, Stay, is_full};
 pub use addresses::{Gateway, InterfaceAddress, addresses, default_gateways};
 pub use listening::listening_ports;
 pub use nflog::{Logged, Nflog, QUEUE, Received, SNAPLEN, packets};
-pub use nftables::{TableChanges, counted_packets, empty_sets, has_table};
+pub use nftables::{TableChanges, counted_packets, empty_sets, has_chain, has_table};

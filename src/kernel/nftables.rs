@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use anyhow::{Context, Result, bail};
 use netlink_packet_core::{DefaultNla, NLM_F_ACK, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload, Nla, NlasIterator};
 use netlink_packet_netfilter::nftables::{
-    NfTablesMessage, SetElementList, SetElementMessage, TableAttribute, TableMessage,
+    ChainAttribute, ChainMessage, NfTablesMessage, SetElementList, SetElementMessage, TableAttribute, TableMessage,
 };
 use netlink_packet_netfilter::none::ControlMessage;
 use netlink_packet_netfilter::{NetfilterHeader, NetfilterMessage, NetfilterMessageInner, NetfilterProtoFamily};
@@ -25,14 +25,13 @@ const CHANGES: u32 = 7;
 /// One of them is not there, or the kernel refuses.
 pub fn empty_sets(table: &str, sets: &[&str]) -> Result<()> {
     let socket = open()?;
-    let mut batch = Vec::new();
-    append(&mut batch, control(ControlMessage::BatchBegin), NLM_F_REQUEST);
+    let mut batch = begin();
     for set in sets {
         let attributes = vec![SetElementList::Table(table.to_owned()), SetElementList::Set((*set).to_owned())];
         let message = NfTablesMessage::DeleteSetElement(SetElementMessage { attributes });
         append(&mut batch, inet(message), NLM_F_REQUEST | NLM_F_ACK);
     }
-    append(&mut batch, control(ControlMessage::BatchEnd), NLM_F_REQUEST);
+    end(&mut batch);
     socket.send(&batch, 0).context("cannot empty the sets of nftables")?;
     // A refusal of any of them comes first and undoes all.
     for set in sets {
@@ -80,6 +79,19 @@ pub fn has_table(name: &str) -> Result<bool> {
         Ok(_) => Ok(true),
         Err(error) if is_missing(&error) => Ok(false),
         Err(error) => Err(error.context(format!("cannot find out whether there is a table {name}"))),
+    }
+}
+
+/// Whether the inet table `table` has a chain `name`.
+///
+/// # Errors
+/// The kernel refuses to tell.
+pub fn has_chain(table: &str, name: &str) -> Result<bool> {
+    let attributes = vec![ChainAttribute::Table(table.to_owned()), ChainAttribute::Name(name.to_owned())];
+    match ask(NfTablesMessage::GetChain(ChainMessage { attributes })) {
+        Ok(_) => Ok(true),
+        Err(error) if is_missing(&error) => Ok(false),
+        Err(error) => Err(error.context(format!("cannot find out whether table {table} has a chain {name}"))),
     }
 }
 
@@ -143,7 +155,7 @@ fn tells_of_a_loss(datagram: &[u8]) -> bool {
     false
 }
 
-fn open() -> Result<Socket> {
+pub fn open() -> Result<Socket> {
     let mut socket = Socket::new(NETLINK_NETFILTER).context("cannot open a netlink socket for nftables")?;
     socket.bind_auto().context("cannot bind a netlink socket for nftables")?;
     socket.connect(&SocketAddr::new(0, 0)).context("cannot reach the kernel by netlink")?;
@@ -169,7 +181,19 @@ fn answer(socket: &Socket) -> Result<NetlinkPayload<NetfilterMessage>> {
     }
 }
 
-fn inet(message: NfTablesMessage) -> NetfilterMessage {
+/// A transaction that is still empty.
+pub fn begin() -> Vec<u8> {
+    let mut batch = Vec::new();
+    append(&mut batch, control(ControlMessage::BatchBegin), NLM_F_REQUEST);
+    batch
+}
+
+/// Ends a transaction.
+pub fn end(batch: &mut Vec<u8>) {
+    append(batch, control(ControlMessage::BatchEnd), NLM_F_REQUEST);
+}
+
+pub fn inet(message: NfTablesMessage) -> NetfilterMessage {
     NetfilterMessage::new(NetfilterHeader::new(NetfilterProtoFamily::Inet, 0, 0), message)
 }
 
@@ -177,7 +201,7 @@ fn control(message: ControlMessage) -> NetfilterMessage {
     NetfilterMessage::new(NetfilterHeader::new(NetfilterProtoFamily::Unspec, 0, NFTABLES), message)
 }
 
-fn append(batch: &mut Vec<u8>, message: NetfilterMessage, flags: u16) {
+pub fn append(batch: &mut Vec<u8>, message: NetfilterMessage, flags: u16) {
     let mut message = NetlinkMessage::from(message);
     message.header.flags |= flags;
     message.header.sequence_number = 1;

@@ -1,0 +1,137 @@
+//! How `block`, `unblock` and `blocked` reach a daemon that runs: a Unix socket that only root can open, one line of JSON
+//! there and one back.
+
+use std::fs::Permissions;
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
+use std::net::IpAddr;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::record::By;
+
+/// Where it is.
+pub const SOCKET: &str = "/run/harden-portsentry/control";
+/// A question may be so long, and an answer, with 65,536 blocked hosts in it.
+const QUESTION: u64 = 64 << 10;
+const ANSWER: u64 = 64 << 20;
+/// A daemon that does not answer within this hangs.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// What is asked for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Request {
+    Block { address: IpAddr, length: Wanted, why: String },
+    Unblock { address: IpAddr, why: String },
+    UnblockAll { why: String },
+    List,
+}
+
+/// For how long.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Wanted {
+    /// As it has earned; if it is blocked, as it is.
+    Earned,
+    Seconds(u64),
+    Ever,
+}
+
+/// What came of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Answer {
+    /// Blocked until then, or for ever; `already` if it was.
+    Blocked {
+        until: Option<Timestamp>,
+        already: bool,
+    },
+    Freed(Vec<IpAddr>),
+    List(Vec<Listed>),
+    Refused(String),
+}
+
+/// One blocked address.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Listed {
+    pub address: IpAddr,
+    pub since: Timestamp,
+    /// `None` is for ever.
+    pub until: Option<Timestamp>,
+    pub times: u32,
+    pub by: By,
+    pub why: String,
+    /// Whether the kernel blocks it, too.
+    pub in_kernel: bool,
+}
+
+/// Asks the daemon; `None` if none listens.
+///
+/// # Errors
+/// It listens and does not answer, or what cannot be read.
+pub fn ask(request: &Request) -> Result<Option<Answer>> {
+    let stream = match UnixStream::connect(SOCKET) {
+        Ok(stream) => stream,
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused) => return Ok(None),
+        Err(error) => return Err(error).with_context(|| format!("cannot reach the daemon at {SOCKET}")),
+    };
+    let doing = || format!("the daemon at {SOCKET} does not answer");
+    stream.set_read_timeout(Some(PATIENCE)).with_context(doing)?;
+    stream.set_write_timeout(Some(PATIENCE)).with_context(doing)?;
+    let question = serde_json::to_string(request).context("cannot write a question")?;
+    writeln!(&stream, "{question}").with_context(doing)?;
+    let line = line_of(&stream, ANSWER).with_context(doing)?;
+    if line.is_empty() {
+        bail!("{}: it ended", doing());
+    }
+    serde_json::from_str(&line).map(Some).context("the daemon's answer cannot be read; is it of another version?")
+}
+
+/// Listens at [`SOCKET`], in the place of one that a daemon left behind.
+///
+/// # Errors
+/// The socket cannot be made.
+pub fn listen() -> Result<UnixListener> {
+    let path = Path::new(SOCKET);
+    let doing = || format!("cannot listen at {SOCKET}");
+    if let Some(directory) = path.parent() {
+        std::fs::create_dir_all(directory).with_context(doing)?;
+    }
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != ErrorKind::NotFound => return Err(error).with_context(doing),
+        _ => {}
+    }
+    let listener = UnixListener::bind(path).with_context(doing)?;
+    std::fs::set_permissions(path, Permissions::from_mode(0o600)).with_context(doing)?;
+    Ok(listener)
+}
+
+/// Reads a question. Who connects is root or the daemon's own user: nobody else can open the socket.
+///
+/// # Errors
+/// None came within a second, or none that can be read.
+pub fn question(stream: &UnixStream) -> Result<Request> {
+    stream.set_read_timeout(Some(Duration::from_secs(1)))?;
+    stream.set_write_timeout(Some(Duration::from_secs(1)))?;
+    Ok(serde_json::from_str(&line_of(stream, QUESTION)?)?)
+}
+
+/// Answers; whoever asked may be gone.
+pub fn answer(stream: &UnixStream, answer: &Answer) {
+    if let Ok(text) = serde_json::to_string(answer) {
+        let mut stream = stream;
+        let _ = stream.write_all(format!("{text}\n").as_bytes());
+    }
+}
+
+fn line_of(stream: &UnixStream, limit: u64) -> std::io::Result<String> {
+    let mut line = String::new();
+    BufReader::new(stream).take(limit).read_line(&mut line)?;
+    Ok(line)
+}

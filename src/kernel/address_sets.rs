@@ -1,0 +1,302 @@
+//! Pairs of nftables sets that hold addresses for a time, one of IPv4 and one of IPv6, by netlink: no fork, some ten
+//! microseconds an element.
+
+use std::collections::HashMap;
+use std::io::{Error, ErrorKind};
+use std::net::IpAddr;
+use std::os::fd::AsFd;
+use std::time::Duration;
+
+use anyhow::{Result, anyhow};
+use netlink_packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REQUEST, NlasIterator};
+use netlink_packet_netfilter::nftables::{
+    DataAttribute, ListAttribute, NfTablesMessage, SetElementAttribute, SetElementList, SetElementMessage,
+};
+use netlink_sys::Socket;
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, recv};
+
+use super::nftables::{append, begin, end, inet, open};
+
+/// Elements of one message: an attribute's length is counted in 16 bits.
+const AT_ONCE: usize = 500;
+/// Elements of one transaction: a socket takes some 200 kB at once.
+const A_BATCH: usize = 2_000;
+/// Less would cut the kernel's answers (measured: a datagram of 32,440 bytes).
+const BUFFER: usize = 64 << 10;
+
+/// How long an address is to stay; `None` for ever.
+pub type Stay = Option<Duration>;
+
+/// The sets, and a socket that is kept open.
+pub struct AddressSets {
+    socket: Socket,
+    table: String,
+    names: [&'static str; 2],
+    buffer: Vec<u8>,
+}
+
+impl AddressSets {
+    /// The sets `names` (IPv4, IPv6) of the inet table `table`, which need not be there yet.
+    ///
+    /// # Errors
+    /// There is no netlink.
+    pub fn open(table: &str, names: [&'static str; 2]) -> Result<AddressSets> {
+        Ok(AddressSets { socket: open()?, table: table.to_owned(), names, buffer: vec![0; BUFFER] })
+    }
+
+    /// Puts addresses in, those that are there already with their new time.
+    ///
+    /// Before Linux 6.12 adding an element again leaves its time as it was, without an error; so one that is there is
+    /// taken out and put in by one transaction.
+    ///
+    /// # Errors
+    /// The sets are not there or full ([`is_full`]), or the kernel refuses. Those before the one that failed are in.
+    pub fn put(&mut self, elements: &[(IpAddr, Stay)]) -> Result<()> {
+        for elements in elements.chunks(A_BATCH) {
+            match self.add(elements) {
+                Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+                    for element in elements {
+                        self.renew(*element).map_err(|error| self.explained(error, "put addresses into"))?;
+                    }
+                }
+                other => other.map_err(|error| self.explained(error, "put addresses into"))?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes addresses out; those that are not there are no error.
+    ///
+    /// # Errors
+    /// The sets are not there, or the kernel refuses.
+    pub fn take(&mut self, addresses: &[IpAddr]) -> Result<()> {
+        let elements: Vec<(IpAddr, Stay)> = addresses.iter().map(|&address| (address, None)).collect();
+        for elements in elements.chunks(A_BATCH) {
+            match self.delete(elements) {
+                // One that is missing undoes all.
+                Err(error) if error.kind() == ErrorKind::NotFound && elements.len() > 1 => {
+                    for element in elements {
+                        match self.delete(&[*element]) {
+                            Err(error) if error.kind() == ErrorKind::NotFound => {}
+                            other => other.map_err(|error| self.explained(error, "take addresses out of"))?,
+                        }
+                    }
+                }
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                other => other.map_err(|error| self.explained(error, "take addresses out of"))?,
+            }
+        }
+        Ok(())
+    }
+
+    /// All addresses, with how long each is still to stay.
+    ///
+    /// # Errors
+    /// The sets are not there, or the kernel refuses.
+    pub fn list(&mut self) -> Result<HashMap<IpAddr, Stay>> {
+        let mut found = HashMap::new();
+        for name in self.names {
+            let attributes = vec![SetElementList::Table(self.table.clone()), SetElementList::Set(name.to_owned())];
+            let mut question = Vec::new();
+            let message = NfTablesMessage::GetSetElement(SetElementMessage { attributes });
+            append(&mut question, inet(message), NLM_F_REQUEST | NLM_F_DUMP);
+            self.dump(&question, &mut found).map_err(|error| self.explained(error, "list"))?;
+        }
+        Ok(found)
+    }
+
+    fn add(&mut self, elements: &[(IpAddr, Stay)]) -> Result<(), Error> {
+        let mut batch = begin();
+        self.change(&mut batch, elements, Change::Add);
+        self.transact(batch)
+    }
+
+    fn delete(&mut self, elements: &[(IpAddr, Stay)]) -> Result<(), Error> {
+        let mut batch = begin();
+        self.change(&mut batch, elements, Change::Delete);
+        self.transact(batch)
+    }
+
+    /// Puts one in whether it is there or not; it may run out of its time between two looks.
+    fn renew(&mut self, element: (IpAddr, Stay)) -> Result<(), Error> {
+        for _ in 0..3 {
+            match self.add(&[element]) {
+                Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+                other => return other,
+            }
+            let mut batch = begin();
+            self.change(&mut batch, &[element], Change::Delete);
+            self.change(&mut batch, &[element], Change::Add);
+            match self.transact(batch) {
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                other => return other,
+            }
+        }
+        Err(ErrorKind::AlreadyExists.into())
+    }
+
+    fn change(&self, batch: &mut Vec<u8>, elements: &[(IpAddr, Stay)], change: Change) {
+        for (is_ipv6, name) in [(false, self.names[0]), (true, self.names[1])] {
+            let of_family: Vec<_> = elements.iter().filter(|(address, _)| address.is_ipv6() == is_ipv6).collect();
+            for elements in of_family.chunks(AT_ONCE) {
+                let list = elements.iter().map(|&&(address, stay)| ListAttribute::Element(element(address, stay)));
+                let attributes = vec![
+                    SetElementList::Table(self.table.clone()),
+                    SetElementList::Set(name.to_owned()),
+                    SetElementList::Elements(list.collect()),
+                ];
+                let message = SetElementMessage { attributes };
+                let (message, flags) = match change {
+                    Change::Add => (NfTablesMessage::NewSetElement(message), NLM_F_CREATE | NLM_F_EXCL),
+                    Change::Delete => (NfTablesMessage::DeleteSetElement(message), 0),
+                };
+                append(batch, inet(message), NLM_F_REQUEST | NLM_F_ACK | flags);
+            }
+        }
+    }
+
+    /// Sends a batch. The kernel has answered all of it when it has taken it, a refusal of any of it first, so its answers
+    /// are read until there are no more.
+    fn transact(&mut self, mut batch: Vec<u8>) -> Result<(), Error> {
+        end(&mut batch);
+        self.socket.send(&batch, 0)?;
+        let mut outcome = None;
+        loop {
+            let length = match recv(self.socket.as_fd(), &mut self.buffer[..], RecvFlags::DONTWAIT) {
+                Ok((length, _)) => length.min(self.buffer.len()),
+                Err(Errno::INTR) => continue,
+                Err(Errno::AGAIN) => break,
+                Err(error) => return Err(error.into()),
+            };
+            for message in messages(&self.buffer[..length]) {
+                match message {
+                    Told::Error(0) if outcome.is_none() => outcome = Some(Ok(())),
+                    Told::Error(code) if code != 0 && !matches!(outcome, Some(Err(_))) => {
+                        outcome = Some(Err(Error::from_raw_os_error(-code)));
+                    }
+                    _ => {}
+                }
+            }
+        }
+        outcome.unwrap_or_else(|| Err(Error::other("the kernel did not answer")))
+    }
+
+    fn dump(&mut self, question: &[u8], found: &mut HashMap<IpAddr, Stay>) -> Result<(), Error> {
+        self.socket.send(question, 0)?;
+        loop {
+            let (length, _) = recv(self.socket.as_fd(), &mut self.buffer[..], RecvFlags::empty())?;
+            for message in messages(&self.buffer[..length.min(self.buffer.len())]) {
+                match message {
+                    Told::Done | Told::Error(0) => return Ok(()),
+                    Told::Error(code) => return Err(Error::from_raw_os_error(-code)),
+                    Told::Elements(attributes) => read_elements(attributes, found),
+                    Told::Other => {}
+                }
+            }
+        }
+    }
+
+    fn explained(&self, error: Error, what: &str) -> anyhow::Error {
+        let [v4, v6] = self.names;
+        let sets = format!("cannot {what} the sets {v4} and {v6} of table inet {}", self.table);
+        anyhow!(error).context(sets)
+    }
+}
+
+/// Whether `error` says that a set has no room for another element.
+pub fn is_full(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<Error>().is_some_and(|error| error.raw_os_error() == Some(Errno::NFILE.raw_os_error()))
+}
+
+#[derive(Clone, Copy)]
+enum Change {
+    Add,
+    Delete,
+}
+
+fn element(address: IpAddr, stay: Stay) -> Vec<SetElementAttribute> {
+    let key = match address {
+        IpAddr::V4(address) => address.octets().to_vec(),
+        IpAddr::V6(address) => address.octets().to_vec(),
+    };
+    let mut attributes = vec![SetElementAttribute::Key(DataAttribute::Value(key))];
+    if let Some(stay) = stay {
+        // 0 would be for ever.
+        let milliseconds = u64::try_from(stay.as_millis()).unwrap_or(u64::MAX).max(1);
+        attributes.push(SetElementAttribute::Timeout(milliseconds));
+    }
+    attributes
+}
+
+/// One message of the kernel.
+enum Told<'a> {
+    /// 0 says that all is well.
+    Error(i32),
+    Done,
+    /// What follows the headers of NFT_MSG_NEWSETELEM.
+    Elements(&'a [u8]),
+    Other,
+}
+
+/// The messages of a datagram (linux/netlink.h, struct nlmsghdr).
+fn messages(datagram: &[u8]) -> Vec<Told<'_>> {
+    const ERROR: u16 = 2;
+    const DONE: u16 = 3;
+    /// nfnetlink's number of nftables and the message's own.
+    const NEW_ELEMENTS: u16 = 10 << 8 | 12;
+    let mut rest = datagram;
+    let mut all = Vec::new();
+    while let Some(header) = rest.first_chunk::<16>() {
+        let length = u32::from_ne_bytes([header[0], header[1], header[2], header[3]]) as usize;
+        let Some(body) = rest.get(16..length) else { break };
+        let code = || body.first_chunk().map_or(0, |code| i32::from_ne_bytes(*code));
+        all.push(match u16::from_ne_bytes([header[4], header[5]]) {
+            ERROR => Told::Error(code()),
+            // A dump that was cut off says why here.
+            DONE if code() != 0 => Told::Error(code()),
+            DONE => Told::Done,
+            // Behind the four bytes of struct nfgenmsg.
+            NEW_ELEMENTS => Told::Elements(body.get(4..).unwrap_or_default()),
+            _ => Told::Other,
+        });
+        rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
+    }
+    all
+}
+
+/// Reads NFTA_SET_ELEM_LIST_*; the crate's own parser takes seconds for 10,000 elements, for it formats the whole list
+/// for each.
+fn read_elements(attributes: &[u8], found: &mut HashMap<IpAddr, Stay>) {
+    const ELEMENTS: u16 = 3;
+    const KEY: u16 = 1;
+    const VALUE: u16 = 1;
+    const TIMEOUT: u16 = 4;
+    const EXPIRATION: u16 = 5;
+    let inner = |bytes: &[u8], wanted: u16| {
+        NlasIterator::new(bytes)
+            .flatten()
+            .find(|attribute| attribute.kind() == wanted)
+            .map(|found| found.value().to_vec())
+    };
+    for list in NlasIterator::new(attributes).flatten().filter(|attribute| attribute.kind() == ELEMENTS) {
+        for element in NlasIterator::new(list.value()).flatten() {
+            let value = inner(element.value(), KEY).and_then(|key| inner(&key, VALUE));
+            let Some(address) = value.and_then(|value| address_of(&value)) else { continue };
+            let milliseconds = |wanted| {
+                let bytes = inner(element.value(), wanted)?;
+                Some(Duration::from_millis(u64::from_be_bytes(bytes.try_into().ok()?)))
+            };
+            let stay = milliseconds(TIMEOUT).map(|timeout| milliseconds(EXPIRATION).unwrap_or(timeout));
+            found.insert(address, stay);
+        }
+    }
+}
+
+fn address_of(bytes: &[u8]) -> Option<IpAddr> {
+    match bytes.len() {
+        4 => Some(IpAddr::from(<[u8; 4]>::try_from(bytes).ok()?)),
+        16 => Some(IpAddr::from(<[u8; 16]>::try_from(bytes).ok()?)),
+        _ => None,
+    }
+}
