@@ -16,6 +16,7 @@ mod state;
 mod table;
 mod terms;
 
+use std::collections::HashMap;
 use std::fs::{DirBuilder, File, TryLockError};
 use std::net::IpAddr;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
@@ -223,19 +224,7 @@ impl Blocks {
     }
 
     fn list(&mut self, now: Now) -> Result<Vec<Listed>> {
-        let in_kernel = self.table.list()?;
-        let listed = self.state.live(now.boot).map(|(address, entry)| Listed {
-            address,
-            since: now.calendar_at(entry.since),
-            until: entry.until.map(|until| now.calendar_at(until)),
-            times: entry.times,
-            by: entry.by,
-            why: entry.why.clone(),
-            in_kernel: in_kernel.contains_key(&address),
-        });
-        let mut listed: Vec<Listed> = listed.collect();
-        listed.sort_by_key(|one| (one.since, one.address));
-        Ok(listed)
+        Ok(listed(&self.state, &self.table.list()?, now))
     }
 
     /// When somebody is to be freed next.
@@ -286,11 +275,6 @@ impl Blocks {
         Ok(())
     }
 
-    /// Whether `address` is blocked.
-    pub fn contains(&self, address: IpAddr, now: Now) -> bool {
-        self.state.get(address).is_some_and(|entry| entry.is_live(now.boot))
-    }
-
     /// How many are blocked.
     pub fn len(&self) -> usize {
         self.state.len()
@@ -304,6 +288,39 @@ impl Blocks {
     fn elements(&self, now: Instant) -> Vec<(IpAddr, Length)> {
         self.state.live(now).map(|(address, entry)| (address, entry.stay(now))).collect()
     }
+}
+
+/// Who is blocked, where no daemon runs; changes nothing.
+///
+/// # Errors
+/// The ledger cannot be read, or the kernel refuses.
+pub fn look() -> Result<Vec<Listed>> {
+    let path = Path::new(DIRECTORY).join("ledger");
+    let bytes = match std::fs::read(&path) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error).with_context(|| format!("cannot read {}", path.display())),
+    };
+    let now = Now::read();
+    let mut state = State::new(Terms::default(), now.boot);
+    state.restore(&ledger::read(&bytes, &path).records, now);
+    let in_kernel = if Table::is_there()? { Table::open(Answer::Drop)?.list()? } else { HashMap::new() };
+    Ok(listed(&state, &in_kernel, now))
+}
+
+fn listed(state: &State, in_kernel: &HashMap<IpAddr, Length>, now: Now) -> Vec<Listed> {
+    let all = state.live(now.boot).map(|(address, entry)| Listed {
+        address,
+        since: now.calendar_at(entry.since),
+        until: entry.until.map(|until| now.calendar_at(until)),
+        times: entry.times,
+        by: entry.by,
+        why: entry.why.clone(),
+        in_kernel: in_kernel.contains_key(&address),
+    });
+    let mut all: Vec<Listed> = all.collect();
+    all.sort_by_key(|one| (one.since, one.address));
+    all
 }
 
 impl Book {

@@ -1,48 +1,6 @@
 //! How long a block lasts, and how many there may be.
 
-use std::time::Duration;
-
-/// What `[block]` of policy.toml says.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Terms {
-    /// Of a source that is known only by what anyone can forge: a datagram, a lone SYN.
-    pub first: Length,
-    /// Of one that completed a connection, or came back.
-    pub term: Length,
-    /// The last term times this is the next one, each time that it comes back.
-    pub growth: u32,
-    /// No term is longer.
-    pub limit: Length,
-    /// How long after its end a block is remembered.
-    pub remember: Duration,
-    /// Addresses that may be blocked at once.
-    pub in_all: usize,
-    /// Blocks a second in the long run, and ten times as many at once.
-    pub per_second: u32,
-    /// Running connections of a blocked source end, too.
-    pub cut_established: bool,
-}
-
-/// `None` is for ever.
-pub type Length = Option<Duration>;
-
-const MINUTE: u64 = 60;
-const DAY: u64 = 24 * 60 * MINUTE;
-
-impl Default for Terms {
-    fn default() -> Terms {
-        Terms {
-            first: Some(Duration::from_secs(10 * MINUTE)),
-            term: Some(Duration::from_secs(DAY)),
-            growth: 2,
-            limit: Some(Duration::from_secs(30 * DAY)),
-            remember: Duration::from_secs(30 * DAY),
-            in_all: 65_536,
-            per_second: 100,
-            cut_established: false,
-        }
-    }
-}
+pub use crate::settings::{Length, Terms};
 
 /// What is known against a source.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -106,6 +64,8 @@ impl Bucket {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     fn hours(hours: u64) -> Length {

@@ -1,12 +1,13 @@
 //! What can be typed. Help, man pages and completions all come from here.
 
 use std::ffi::OsString;
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use anyhow::{Result, bail};
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
-use crate::settings::{Engine, Flags, Response};
+use crate::settings::{BanTime, Engine, Flags, Response};
 
 const STATUSES: &str = "\
 Exit status:
@@ -48,6 +49,15 @@ pub enum Command {
     Undo(UndoOptions),
     /// List the applies of this machine
     Runs,
+    /// Block an address, whatever portsentry thinks of it
+    Block(BlockOptions),
+    /// Free an address that is blocked, and forget what was held against it
+    Unblock(UnblockOptions),
+    /// List who is blocked, until when and why
+    Blocked,
+    /// Make the kernel block whom the ledger says; at boot
+    #[command(hide = true)]
+    Restore,
     /// Ask for what is missing and write config.env and policy.toml
     Init(InitOptions),
     /// Watch as a portsentry of its own; `daemon --help` lists portsentry's options
@@ -180,6 +190,33 @@ pub struct InitOptions {
     /// Take what the machine offers without asking, where there is only one answer
     #[arg(short, long)]
     pub yes: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct BlockOptions {
+    /// Whom: an IPv4 or IPv6 address
+    #[arg(value_name = "ADDRESS")]
+    pub address: IpAddr,
+    /// For how long: 90s, 15m, 1h, 1d, 2w, or forever [default: as long as a scanner's term, and one that is blocked stays
+    /// as it is]
+    #[arg(long = "for", value_name = "TIME")]
+    pub length: Option<BanTime>,
+    /// What to remember of it
+    #[arg(long, value_name = "TEXT", default_value = "by hand")]
+    pub why: String,
+}
+
+#[derive(Debug, Args)]
+pub struct UnblockOptions {
+    /// Whom
+    #[arg(value_name = "ADDRESS", required_unless_present = "all", conflicts_with = "all")]
+    pub address: Option<IpAddr>,
+    /// Everybody
+    #[arg(long)]
+    pub all: bool,
+    /// What to remember of it
+    #[arg(long, value_name = "TEXT", default_value = "by hand")]
+    pub why: String,
 }
 
 impl Common {

@@ -2,6 +2,7 @@
 
 mod apply;
 mod arguments;
+mod blocks;
 mod daemon;
 mod diff;
 mod init;
@@ -82,6 +83,10 @@ pub fn main(words: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Verify(options) => ("verify", verify::run(common, options)),
         Command::Undo(options) => ("undo", undo::run(common, options, &may_end)),
         Command::Runs => ("runs", runs::run(common)),
+        Command::Block(options) => ("block", blocks::block(common, options)),
+        Command::Unblock(options) => ("unblock", blocks::unblock(common, options)),
+        Command::Blocked => ("blocked", blocks::list(common)),
+        Command::Restore => ("restore", blocks::restore(common)),
         Command::Init(options) => ("init", init::run(common, options)),
         // Its words are portsentry's, and were taken above.
         Command::Daemon { .. } => ("daemon", Ok(Exit::Usage)),

@@ -11,11 +11,12 @@ use anyhow::{Context, Result, bail};
 
 use super::invocation::Mode;
 use super::ports::Ports;
+use crate::blocks::Answer;
 use crate::syntax::Dialect;
 use crate::syntax::portsentry_conf::{SHARED_KEYS, V1_KEYS};
 
 /// Keys of our own; those of both generations are understood beside them.
-const OWN_KEYS: &[&str] = &["SCAN_PORTS", "SCAN_WINDOW"];
+const OWN_KEYS: &[&str] = &["KILL_NFT", "SCAN_PORTS", "SCAN_WINDOW"];
 
 /// BLOCK_TCP and BLOCK_UDP.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -40,6 +41,8 @@ pub struct Config {
     pub resolve_host: bool,
     pub block_tcp: Block,
     pub block_udp: Block,
+    /// KILL_NFT: the built-in response, and what it answers.
+    pub kill_nft: Option<Answer>,
     pub kill_route: Option<String>,
     pub kill_hosts_deny: Option<String>,
     pub kill_run_cmd: Option<String>,
@@ -95,6 +98,7 @@ impl Config {
             resolve_host: values.number("RESOLVE_HOST", 0..=1)? == 1,
             block_tcp: values.block("BLOCK_TCP")?,
             block_udp: values.block("BLOCK_UDP")?,
+            kill_nft: values.answer("KILL_NFT")?,
             kill_route: values.text("KILL_ROUTE"),
             kill_hosts_deny: values.text("KILL_HOSTS_DENY"),
             kill_run_cmd: values.text("KILL_RUN_CMD"),
@@ -129,7 +133,8 @@ impl Config {
         // 1.2 watches, and blocks nobody, without a word.
         if mode.dialect() == Dialect::V2 {
             let any = |wanted| self.block_tcp == wanted || self.block_udp == wanted;
-            if any(Block::Yes) && self.kill_route.is_none() && self.kill_hosts_deny.is_none() {
+            let commands = self.kill_route.is_some() || self.kill_hosts_deny.is_some();
+            if any(Block::Yes) && self.kill_nft.is_none() && !commands {
                 bail!(
                     "{path}: KILL_HOSTS_DENY and/or KILL_ROUTE must be specified if BLOCK_TCP or BLOCK_UDP is set to 1"
                 );
@@ -222,6 +227,18 @@ impl<'a> Values<'a> {
             0 => Block::No,
             1 => Block::Yes,
             _ => Block::CommandOnly,
+        })
+    }
+
+    fn answer(&self, key: &str) -> Result<Option<Answer>> {
+        Ok(match self.text(key).as_deref().map(str::trim) {
+            None | Some("") => None,
+            Some("drop") => Some(Answer::Drop),
+            Some("reject") => Some(Answer::Reject),
+            Some(text) => bail!(
+                "{}: Invalid config file entry for {key}: {text:?}; write \"drop\" or \"reject\"",
+                self.place(key)
+            ),
         })
     }
 

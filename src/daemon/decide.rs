@@ -69,6 +69,8 @@ pub struct Scan {
     pub noblock: Word,
     pub blocked: Word,
     pub reaction: Reaction,
+    /// It is not the first packet of its source.
+    pub insists: bool,
 }
 
 /// A source as it is remembered, in one line of the processor's cache: in a flood each is another.
@@ -210,7 +212,15 @@ impl Judge {
             {
                 let unset = Word::Unset;
                 let reaction = Reaction::Nothing;
-                emit(Scan { probe, ignored: true, triggered: unset, noblock: unset, blocked: unset, reaction });
+                emit(Scan {
+                    probe,
+                    ignored: true,
+                    triggered: unset,
+                    noblock: unset,
+                    blocked: unset,
+                    reaction,
+                    insists: false,
+                });
             }
             return;
         }
@@ -226,6 +236,7 @@ impl Judge {
             noblock: Word::Unset,
             blocked: Word::Unset,
             reaction: Reaction::Nothing,
+            insists: source.hits > 1,
         };
         if triggered {
             scan.noblock = (block == Block::No).into();

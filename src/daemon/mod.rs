@@ -6,11 +6,13 @@
 
 mod background;
 pub mod blocked_file;
+mod blocking;
 mod config;
 mod connect;
 mod decide;
 
 mod invocation;
+mod keeper;
 mod lines;
 mod names;
 mod output;

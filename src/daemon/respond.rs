@@ -60,13 +60,43 @@ impl Commands {
 /// Addresses whose block failed.
 pub type Failed = Arc<Mutex<Vec<IpAddr>>>;
 
+/// A scan to react to.
+#[derive(Debug)]
+pub struct Job {
+    pub scan: Scan,
+    pub at: Timestamp,
+    /// The built-in response has blocked its source, and this is to be said of it.
+    pub blocked: Option<Vec<String>>,
+}
+
 /// Takes scans and reacts to them.
 pub struct Responder {
-    jobs: SyncSender<(Scan, Timestamp)>,
+    entrance: Entrance,
     commands: Arc<Mutex<Commands>>,
-    failed: Failed,
     ending: Arc<AtomicBool>,
     thread: JoinHandle<()>,
+}
+
+/// Where scans are handed over, from any thread.
+#[derive(Clone)]
+pub struct Entrance {
+    jobs: SyncSender<Job>,
+    failed: Failed,
+}
+
+impl Entrance {
+    /// Hands a scan over. If too many wait it comes back, and a block of its source that was still to come has failed.
+    pub fn react(&self, job: Job) -> Result<(), Job> {
+        match self.jobs.try_send(job) {
+            Err(TrySendError::Full(job)) => {
+                if matches!(job.scan.reaction, Reaction::Block(_)) && job.blocked.is_none() {
+                    locked(&self.failed).push(job.scan.probe.source);
+                }
+                Err(job)
+            }
+            _ => Ok(()),
+        }
+    }
 }
 
 struct Worker {
@@ -102,16 +132,12 @@ impl Responder {
             ending: Arc::clone(&ending),
         };
         let thread = std::thread::spawn(move || worker.run(&queue));
-        Responder { jobs, commands, failed, ending, thread }
+        Responder { entrance: Entrance { jobs, failed }, commands, ending, thread }
     }
 
-    /// Hands a scan over; `false` if too many wait, and then a block of its source has failed.
-    pub fn react(&self, scan: Scan, at: Timestamp) -> bool {
-        let fits = !matches!(self.jobs.try_send((scan, at)), Err(TrySendError::Full(_)));
-        if !fits && matches!(scan.reaction, Reaction::Block(_)) {
-            locked(&self.failed).push(scan.probe.source);
-        }
-        fits
+    /// Where scans are handed over.
+    pub fn entrance(&self) -> &Entrance {
+        &self.entrance
     }
 
     /// Takes new commands for whoever is blocked from now on. Never waits, for a command may be under way.
@@ -121,32 +147,40 @@ impl Responder {
 
     /// Whose block failed since this was asked last.
     pub fn failed(&self) -> Vec<IpAddr> {
-        std::mem::take(&mut *locked(&self.failed))
+        std::mem::take(&mut *locked(&self.entrance.failed))
     }
 
     /// Ends. A command under way is given two seconds and then left to itself; whoever waits to be blocked is told, as not
     /// blocked.
     pub fn end(self) {
         self.ending.store(true, Ordering::Relaxed);
-        drop(self.jobs);
+        drop(self.entrance);
         join_soon(self.thread);
     }
 }
 
 impl Worker {
-    fn run(&mut self, queue: &Receiver<(Scan, Timestamp)>) {
-        while let Ok((scan, at)) = queue.recv() {
-            self.react(scan, at);
+    fn run(&mut self, queue: &Receiver<Job>) {
+        while let Ok(job) = queue.recv() {
+            self.react(job);
         }
         if let Some(names) = self.names.take() {
             names.end();
         }
     }
 
-    fn react(&mut self, mut scan: Scan, at: Timestamp) {
-        let mut log = Vec::new();
+    fn react(&mut self, job: Job) {
+        let Job { mut scan, at, blocked } = job;
+        let is_blocked = blocked.is_some();
+        let mut log = blocked.unwrap_or_default();
         let mut record = Vec::new();
         match scan.reaction {
+            // The ledger knows of it, and the commands are an addition.
+            Reaction::Block(block) if is_blocked => {
+                if !self.ending.load(Ordering::Relaxed) {
+                    log.append(&mut self.block(block, &scan).0);
+                }
+            }
             Reaction::Block(block) => {
                 let (mut said, held) = if self.ending.load(Ordering::Relaxed) {
                     let source = scan.probe.source;

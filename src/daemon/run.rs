@@ -11,7 +11,8 @@ use jiff::Timestamp;
 use rustix::event::{PollFd, PollFlags, poll};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
-use super::config::Config;
+use super::blocking::{Blocking, Handled, Opened};
+use super::config::{Block, Config};
 use super::connect::Listeners;
 use super::decide::{Decider, Reaction, Scan, Seen, Word};
 use super::invocation::Invocation;
@@ -19,7 +20,7 @@ use super::lines::Lines;
 use super::names::Names;
 use super::output::{Output, Parcel, Writer};
 use super::probe::Probe;
-use super::respond::{Commands, Responder};
+use super::respond::{Commands, Job, Responder};
 use super::start::{blocked_hosts, blocked_path, ignore_list, only_one};
 use super::table::Table;
 use crate::blocks::IgnoreList;
@@ -61,7 +62,7 @@ impl Signals {
 
 /// What a packet comes from.
 enum Source {
-    Kernel { log: Nflog, table: Table, changes: TableChanges },
+    Kernel { log: Nflog, table: Table },
     Sockets(Listeners),
 }
 
@@ -72,6 +73,10 @@ struct Daemon {
     decider: Decider,
     source: Source,
     responder: Responder,
+    /// The built-in response, where KILL_NFT wants it.
+    blocking: Option<Blocking>,
+    /// Where there is a table that somebody could take away.
+    changes: Option<TableChanges>,
     output: Output,
     started: Instant,
     gathering: bool,
@@ -93,12 +98,17 @@ pub fn run(invocation: Invocation) -> Result<()> {
     let config = Config::read(&invocation.config_file, invocation.mode)?;
     let dialect = invocation.mode.dialect();
     let (ignore, complaints) = ignore_list(&config, dialect)?;
-    let blocked = blocked_hosts(&config, invocation.mode)?;
     // Held as long as this runs: a second daemon of this mode would take the table away from the first.
     let _only = only_one(invocation.mode)?;
+    let opened = Opened::of(&config, &ignore)?;
+    let blocked = match &opened {
+        // The ledger knows.
+        Some(_) => HashSet::new(),
+        None => blocked_hosts(&config, invocation.mode)?,
+    };
     let (output, writer) =
         Output::start(invocation.to_syslog, config.history_file.clone(), blocked_path(&config, invocation.mode));
-    let result = watch(invocation, config, ignore, blocked, &output, &signals, complaints);
+    let result = watch(invocation, config, ignore, (opened, blocked), &output, &signals, complaints);
     end(output, writer, dialect, result)
 }
 
@@ -119,31 +129,43 @@ fn watch(
     invocation: Invocation,
     config: Config,
     ignore: IgnoreList,
-    blocked: HashSet<IpAddr>,
+    (opened, blocked): (Option<Opened>, HashSet<IpAddr>),
     output: &Output,
     signals: &Signals,
     complaints: Vec<String>,
 ) -> Result<()> {
     let dialect = invocation.mode.dialect();
     let mut said = greeting(&invocation, &config);
-    said.extend(config.warnings.iter().chain(&complaints).map(|line| format!("adminalert: warning: {line}")));
+    let of_blocks = opened.as_ref().map_or(&[][..], Opened::told);
+    said.extend(
+        config.warnings.iter().chain(&complaints).chain(of_blocks).map(|line| format!("adminalert: warning: {line}")),
+    );
     said.iter().for_each(|line| output.say(line));
+    let has_table = opened.is_some() || !invocation.mode.connects();
+    let changes = if has_table { Some(TableChanges::watch()?) } else { None };
     let source = if invocation.mode.connects() {
         let (listeners, told) = Listeners::open(&invocation, &config)?;
         told.iter().for_each(|line| output.say(line));
         Source::Sockets(listeners)
     } else {
         let log = Nflog::bind(GROUPS)?;
-        let changes = TableChanges::watch()?;
         let table = Table::load(&invocation, &config, log.group())?;
-        Source::Kernel { log, table, changes }
+        Source::Kernel { log, table }
     };
     let lines = Lines::new(dialect);
     let names = config.resolve_host.then(|| Names::start(lines.clone(), output.clone()));
     let commands = Commands::of(&config, invocation.mode.name());
-    let decider = Decider::new(&config, dialect, invocation.same_address_check, ignore, blocked);
+    let decider = Decider::new(&config, dialect, invocation.same_address_check, ignore.clone(), blocked);
+    let responder = Responder::start(dialect, lines.clone(), commands, names, output.clone());
+    let entrance = responder.entrance().clone();
+    let blocking = match opened {
+        Some(opened) => Some(Blocking::start(opened, &config, ignore, entrance, output.clone())?),
+        None => None,
+    };
     let mut daemon = Daemon {
-        responder: Responder::start(dialect, lines.clone(), commands, names, output.clone()),
+        responder,
+        blocking,
+        changes,
         invocation,
         config,
         lines,
@@ -166,8 +188,12 @@ fn watch(
     super::background::tell_ready();
     let result = daemon.watch(signals);
     daemon.sum_up();
-    let Daemon { responder, source, .. } = daemon;
+    let Daemon { responder, source, blocking, .. } = daemon;
     drop(source);
+    // First, for it hands over to the responder.
+    if let Some(blocking) = blocking {
+        blocking.end();
+    }
     responder.end();
     result
 }
@@ -191,29 +217,7 @@ impl Daemon {
             if self.summed_up.0.elapsed() >= SUM_UP {
                 self.sum_up();
             }
-            // While the kernel gathers packets, whether it still has to is asked twice a second.
-            let often = rustix::time::Timespec { tv_sec: 0, tv_nsec: 500_000_000 };
-            let seldom = rustix::time::Timespec { tv_sec: SUM_UP.as_secs() as i64, tv_nsec: 0 };
-            let limit = Some(if self.gathering { &often } else { &seldom });
-            let (end, reload, changes) = {
-                let mut waiting =
-                    vec![PollFd::new(&signals.end, PollFlags::IN), PollFd::new(&signals.reload, PollFlags::IN)];
-                match &self.source {
-                    Source::Kernel { log, changes, .. } => {
-                        waiting.extend(
-                            [log.as_fd(), changes.as_fd()].map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)),
-                        );
-                    }
-                    Source::Sockets(listeners) => waiting.extend(listeners.waiting()),
-                }
-                match poll(&mut waiting, limit) {
-                    Ok(_) | Err(rustix::io::Errno::INTR) => {}
-                    Err(error) => bail!("cannot wait for packets: {error}"),
-                }
-                let [end, reload] = [0, 1].map(|at| !waiting[at].revents().is_empty());
-                let is_kernel = matches!(self.source, Source::Kernel { .. });
-                (end, reload, is_kernel && !waiting[3].revents().is_empty())
-            };
+            let (end, reload, changes, wanted) = self.wait(signals)?;
             if end {
                 return Ok(());
             }
@@ -227,14 +231,59 @@ impl Daemon {
             if changes {
                 self.mend()?;
             }
+            if wanted && let Some(blocking) = &mut self.blocking {
+                blocking.attend().into_iter().for_each(|address| self.decider.forget_block(address));
+            }
             self.take()?;
         }
     }
 
-    /// Loads the kernel's table again if somebody took it away. The rules of the blocks may have gone with it.
+    /// Waits for something to do: the end, a new configuration, a change of nftables, something about blocks.
+    fn wait(&self, signals: &Signals) -> Result<(bool, bool, bool, bool)> {
+        // While the kernel gathers packets, whether it still has to is asked twice a second.
+        let often = if self.gathering { Duration::from_millis(500) } else { SUM_UP };
+        let due = self.blocking.as_ref().and_then(Blocking::due);
+        let limit = due.map_or(often, |due| due.min(often));
+        let limit = rustix::time::Timespec {
+            tv_sec: i64::try_from(limit.as_secs()).unwrap_or(i64::MAX),
+            tv_nsec: i64::from(limit.subsec_nanos()),
+        };
+        let read = |fd| PollFd::from_borrowed_fd(fd, PollFlags::IN);
+        let mut waiting = vec![read(signals.end.as_fd()), read(signals.reload.as_fd())];
+        waiting.extend(self.changes.as_ref().map(|changes| read(changes.as_fd())));
+        let blocking = waiting.len();
+        waiting.extend(self.blocking.iter().flat_map(|blocking| blocking.waiting().map(read)));
+        let packets = waiting.len();
+        match &self.source {
+            Source::Kernel { log, .. } => waiting.push(read(log.as_fd())),
+            Source::Sockets(listeners) => waiting.extend(listeners.waiting()),
+        }
+        match poll(&mut waiting, Some(&limit)) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => bail!("cannot wait for packets: {error}"),
+        }
+        let any = |fds: &[PollFd<'_>]| fds.iter().any(|fd| !fd.revents().is_empty());
+        let is_due =
+            due.is_some_and(|_| self.blocking.as_ref().and_then(Blocking::due).is_some_and(|due| due.is_zero()));
+        let changes = any(&waiting[2..blocking]);
+        Ok((any(&waiting[..1]), any(&waiting[1..2]), changes, is_due || any(&waiting[blocking..packets])))
+    }
+
+    /// Loads the kernel's tables again if somebody took them away. The rules of KILL_ROUTE may have gone with them.
     fn mend(&mut self) -> Result<()> {
-        let Source::Kernel { log, table, changes } = &mut self.source else { return Ok(()) };
-        if changes.some_table_went()? && table.restore(&self.invocation, &self.config, log.group())? {
+        let Some(changes) = &mut self.changes else { return Ok(()) };
+        if !changes.some_table_went()? {
+            return Ok(());
+        }
+        if let Some(blocking) = &mut self.blocking
+            && blocking.restore()?
+        {
+            self.output
+                .say("adminalert: somebody took away the table of blocked hosts; it is loaded again with all of them");
+        }
+        if let Source::Kernel { log, table } = &mut self.source
+            && table.restore(&self.invocation, &self.config, log.group())?
+        {
             self.decider.forget_blocks();
             self.output.say("adminalert: somebody took away the table by which the kernel picks the packets, and all blocks perhaps; it is loaded again, and whoever probes is blocked again");
         }
@@ -267,6 +316,9 @@ impl Daemon {
         let mut telling = Telling {
             invocation: &self.invocation,
             responder: &self.responder,
+            blocking: &mut self.blocking,
+            not_blocked: Vec::new(),
+            warned: &mut self.warned,
             config: &self.config,
             lines: &self.lines,
             at: Timestamp::now(),
@@ -277,9 +329,10 @@ impl Daemon {
             Source::Sockets(listeners) => {
                 for probe in listeners.accept() {
                     self.decider.hit(probe, Seen::First, now, &mut |scan| telling.tell(scan));
+                    telling.forget(&mut self.decider);
                 }
             }
-            Source::Kernel { log, table, .. } => {
+            Source::Kernel { log, table } => {
                 // Bounded, so that signals are heard in a flood.
                 while telling.parcel.len() < PARCEL && turns < TURNS {
                     turns += 1;
@@ -290,10 +343,7 @@ impl Daemon {
                         }
                         Received::Lost => {
                             self.lost = Some(0);
-                            telling.warn(
-                                &mut self.warned,
-                                "more probes came than could be read; what was lost is watched for anew",
-                            );
+                            telling.warn("more probes came than could be read; what was lost is watched for anew");
                         }
                         Received::Bytes(bytes) => {
                             forget_what_was_lost(&mut self.lost, bytes, table)?;
@@ -302,11 +352,12 @@ impl Daemon {
                                 self.counted.1 += 1;
                                 let seen = seen(logged.prefix);
                                 if seen == Seen::Unknown {
-                                    telling.warn(&mut self.warned, "the kernel's table of sources is full; every packet of a new one is read until there is room");
+                                    telling.warn("the kernel's table of sources is full; every packet of a new one is read until there is room");
                                 }
                                 let Some(probe) = Probe::of(logged.packet) else { continue };
                                 telling.debug(&probe);
                                 self.decider.hit(probe, seen, now, &mut |scan| telling.tell(scan));
+                                telling.forget(&mut self.decider);
                             }
                         }
                     }
@@ -358,7 +409,7 @@ impl Daemon {
         let watched = |config: &Config| (config.tcp_ports.clone(), config.udp_ports.clone(), config.hits(dialect));
         if watched(&config) != watched(&self.config) {
             match &mut self.source {
-                Source::Kernel { log, table, .. } => table.change(&self.invocation, &config, log.group())?,
+                Source::Kernel { log, table } => table.change(&self.invocation, &config, log.group())?,
                 Source::Sockets(listeners) => {
                     let (new, _) = Listeners::open_beside(listeners, &self.invocation, &config)?;
                     *listeners = new;
@@ -367,6 +418,13 @@ impl Daemon {
         }
         if config.resolve_host != self.config.resolve_host {
             complaints.push("RESOLVE_HOST changes with the next start".to_owned());
+        }
+        if config.kill_nft.is_some() != self.config.kill_nft.is_some() {
+            complaints.push("KILL_NFT changes with the next start".to_owned());
+        }
+        if let Some(blocking) = &mut self.blocking {
+            let free = blocking.configure(&config, ignore.clone())?;
+            free.into_iter().for_each(|address| self.decider.forget_block(address));
         }
         complaints.extend(config.warnings.clone());
         self.responder.configure(Commands::of(&config, self.invocation.mode.name()));
@@ -401,6 +459,10 @@ fn seen(prefix: &[u8]) -> Seen {
 struct Telling<'a> {
     invocation: &'a Invocation,
     responder: &'a Responder,
+    blocking: &'a mut Option<Blocking>,
+    /// Sources that were to be blocked by it and are not.
+    not_blocked: Vec<IpAddr>,
+    warned: &'a mut Option<Instant>,
     config: &'a Config,
     lines: &'a Lines,
     /// When the kernel handed up what is being told.
@@ -413,11 +475,28 @@ impl Telling<'_> {
     fn tell(&mut self, mut scan: Scan) {
         let at = self.at;
         let source = scan.probe.source;
-        let is_block = matches!(scan.reaction, Reaction::Block(_));
-        if (self.config.resolve_host || is_block) && self.responder.react(scan, at) {
-            return;
-        }
         let mut log = Vec::new();
+        let mut is_block = matches!(scan.reaction, Reaction::Block(_));
+        let built_in = matches!(scan.reaction, Reaction::Block(Block::Yes) | Reaction::AlreadyBlocked);
+        if let Some(blocking) = self.blocking.as_mut().filter(|_| built_in) {
+            match blocking.react(scan, at) {
+                Handled::HandedOver => return,
+                Handled::Already if is_block => scan.reaction = Reaction::AlreadyBlocked,
+                Handled::Already => {}
+                Handled::Not(why) => {
+                    (scan.blocked, scan.reaction) = (Word::False, Reaction::Nothing);
+                    self.not_blocked.push(source);
+                    self.warn(&format!("Host {source} is not blocked: {why}"));
+                }
+            }
+            is_block = false;
+        }
+        if self.config.resolve_host || is_block {
+            match self.responder.entrance().react(Job { scan, at, blocked: None }) {
+                Ok(()) => return,
+                Err(job) => scan = job.scan,
+            }
+        }
         if is_block {
             scan.blocked = Word::False;
             log.push(format!("adminalert: ERROR: too many hosts wait to be blocked: {source} is not blocked"));
@@ -429,6 +508,11 @@ impl Telling<'_> {
         self.lines.tell(&scan, None, at, &log, &[], &mut self.parcel);
     }
 
+    /// Whoever was not blocked after all is tried again with the next probe.
+    fn forget(&mut self, decider: &mut Decider) {
+        self.not_blocked.drain(..).for_each(|address| decider.forget_block(address));
+    }
+
     fn debug(&mut self, probe: &Probe) {
         if self.invocation.debug && self.invocation.same_address_check && probe.source == probe.destination {
             let line = format!("debug: Source address {0} same as destination address {0}, skipping", probe.source);
@@ -437,15 +521,16 @@ impl Telling<'_> {
     }
 
     /// Warns, once in ten seconds at most.
-    fn warn(&mut self, last: &mut Option<Instant>, what: &str) {
-        if last.is_none_or(|last| last.elapsed() > Duration::from_secs(10)) {
-            *last = Some(Instant::now());
+    fn warn(&mut self, what: &str) {
+        if self.warned.is_none_or(|last| last.elapsed() > Duration::from_secs(10)) {
+            *self.warned = Some(Instant::now());
             self.parcel.say(&format!("adminalert: {what}"));
         }
     }
 }
 
-fn drain(stream: &UnixStream) {
+/// Reads all that is there.
+pub fn drain(stream: &UnixStream) {
     use std::io::Read;
     let mut stream = stream;
     let mut bytes = [0; 64];

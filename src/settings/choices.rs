@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::time::Duration;
 
 use clap::ValueEnum;
 use serde::Deserialize;
@@ -67,13 +68,18 @@ impl fmt::Display for Response {
     }
 }
 
-/// How long fail2ban keeps a block: seconds, or for ever.
+/// How long a block lasts: seconds, or for ever.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BanTime(Option<u64>);
 
 impl BanTime {
     /// A day.
     pub const DAY: BanTime = BanTime(Some(86_400));
+
+    /// How long; `None` is for ever.
+    pub fn duration(self) -> Option<Duration> {
+        self.0.map(Duration::from_secs)
+    }
 
     /// As fail2ban reads it: seconds, -1 for ever.
     pub fn for_fail2ban(self) -> String {
@@ -99,8 +105,9 @@ impl FromStr for BanTime {
 
     /// A number of seconds, or a number with s, m, h, d or w, or `forever`.
     fn from_str(text: &str) -> Result<BanTime, String> {
-        let wrong =
-            || format!("`{text}` is no ban time; write \"1d\", \"12h\", \"1w\", a number of seconds, or \"forever\"");
+        let wrong = || {
+            format!("`{text}` is no length of time; write \"1d\", \"12h\", \"1w\", a number of seconds, or \"forever\"")
+        };
         if text == "forever" {
             return Ok(BanTime(None));
         }

@@ -7,6 +7,7 @@ mod detect;
 mod lan;
 mod origin;
 mod policy;
+mod terms;
 mod writers;
 
 use std::net::IpAddr;
@@ -23,6 +24,7 @@ pub use detect::{Proposal, offers, propose};
 pub use lan::Lan;
 pub use origin::{Origin, Sourced};
 pub use policy::{Policy, PolicyAnswers, SshClient, add_ssh_client, parse_network, write_policy};
+pub use terms::{Length, Terms};
 pub use writers::check_writers;
 
 /// What the command line said; `None` where it said nothing.

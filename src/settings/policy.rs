@@ -15,6 +15,7 @@ use crate::host::Host;
 
 use super::choices::{BanTime, Engine, Response};
 use super::origin::{Origin, Sourced};
+use super::terms::{RawTerms, Terms};
 use super::writers::check_writers;
 
 /// An address that ran apply over ssh and was confirmed.
@@ -37,6 +38,7 @@ pub struct Policy {
     pub safe: Vec<Sourced<IpNet>>,
     pub lan: LanPolicy,
     pub ssh_clients: Vec<SshClient>,
+    pub block: Terms,
 }
 
 /// The [lan] table: the four variables for those who keep no config.env.
@@ -61,11 +63,12 @@ struct Raw {
     response: Option<Response>,
     resolve_host: Option<bool>,
     fail2ban: Option<bool>,
-    bantime: Option<RawBanTime>,
+    bantime: Option<RawLength>,
     mend_sshd_jail: Option<bool>,
     safe: Vec<String>,
     lan: RawLan,
     ssh_client: Vec<RawClient>,
+    block: RawTerms,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -104,16 +107,16 @@ impl fmt::Display for RawDate {
 
 #[derive(Debug, Deserialize)]
 #[serde(untagged, expecting = "write \"1d\", \"12h\", \"1w\", a number of seconds, or \"forever\"")]
-enum RawBanTime {
+pub enum RawLength {
     Seconds(u64),
     Text(String),
 }
 
-impl fmt::Display for RawBanTime {
+impl fmt::Display for RawLength {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            RawBanTime::Seconds(seconds) => seconds.fmt(out),
-            RawBanTime::Text(text) => text.fmt(out),
+            RawLength::Seconds(seconds) => seconds.fmt(out),
+            RawLength::Text(text) => text.fmt(out),
         }
     }
 }
@@ -165,6 +168,8 @@ impl Policy {
             let network = parse_network(entry).map_err(|error| anyhow!("{origin}: {error}"))?;
             safe.push(Sourced { value: network, origin });
         }
+        let block =
+            raw.block.terms().map_err(|(key, error)| anyhow!("{}: {key}: {error}", place(Some("block"), key)))?;
         let mut values = Vec::new();
         for (name, key, value) in [
             ("LAN_IF", "interface", raw.lan.interface),
@@ -190,6 +195,7 @@ impl Policy {
                 .into_iter()
                 .map(|one| SshClient { address: one.address, confirmed: one.confirmed.to_string() })
                 .collect(),
+            block,
         })
     }
 }
@@ -347,7 +353,7 @@ mod tests {
     fn a_wrong_type_or_value_is_named_with_its_line() {
         assert!(error("\nfail2ban = \"no\"\n").starts_with("/etc/p.toml, line 2: "));
         assert!(error("response = \"drp\"").contains("did you mean `drop`?"), "{}", error("response = \"drp\""));
-        assert!(error("bantime = \"1y\"").starts_with("/etc/p.toml, line 1: `1y` is no ban time"));
+        assert!(error("bantime = \"1y\"").starts_with("/etc/p.toml, line 1: `1y` is no length of time"));
         assert!(error("safe = [\"10.0.0.0/33\"]").contains("no address or network"));
         assert!(error("safe = [\"0.0.0.0/0\"]").contains("every host of the world"));
         assert!(
@@ -359,6 +365,20 @@ mod tests {
         let said = error(&format!("{client}\"last week\""));
         assert!(said.starts_with("/etc/p.toml, line 3: write the date as"), "{said}");
         assert!(error("= 1").starts_with("/etc/p.toml, line 1: "));
+    }
+
+    #[test]
+    fn terms_of_blocks() {
+        let policy =
+            parse("[block]\nfirst = \"5m\"\nterm = \"forever\"\nin_all = 10\ncut_established = true\n").unwrap();
+        let five = Some(std::time::Duration::from_secs(300));
+        assert_eq!((policy.block.first, policy.block.term, policy.block.in_all), (five, None, 10));
+        assert!(policy.block.cut_established);
+        assert_eq!(parse("").unwrap().block, Terms::default());
+        assert!(error("[block]\ngrowth = 0").starts_with("/etc/p.toml, line 2: growth: `0` is not between 1 and 100"));
+        assert!(error("[block]\nterm = \"x\"").starts_with("/etc/p.toml, line 2: term: `x` is no length of time"));
+        assert!(error("[block]\nremember = \"forever\"").contains("nothing is remembered for ever"));
+        assert!(error("[block]\ntrm = 1").ends_with("did you mean `term`?"), "{}", error("[block]\ntrm = 1"));
     }
 
     #[test]

@@ -3,15 +3,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 
 use regex::Regex;
 use tempfile::TempDir;
 
+use super::home::Home;
 use super::{Net, wait_until};
 
 /// The release that tests/run built, or cargo's own.
-fn program() -> PathBuf {
+pub fn program() -> PathBuf {
     std::env::var_os("HARDEN_PORTSENTRY").map_or_else(|| env!("CARGO_BIN_EXE_harden-portsentry").into(), PathBuf::from)
 }
 
@@ -28,6 +29,16 @@ impl Daemon {
 
     /// The same with these lines of portsentry.conf more.
     pub fn configured(net: &Net, ports: &str, more: &str) -> Daemon {
+        Daemon::start(net, ports, more, |program, words| net.prepared("host", program.to_str().expect("a path"), words))
+    }
+
+    /// The same, in a home of its own.
+    pub fn at_home(net: &Net, home: &Home, ports: &str, more: &str) -> Daemon {
+        Daemon::start(net, ports, more, |program, words| home.prepared(net, program, words))
+    }
+
+    fn start(net: &Net, ports: &str, more: &str, prepared: impl Fn(&Path, &[&str]) -> Command) -> Daemon {
+        let _ = net;
         let files = TempDir::new().expect("a temporary directory");
         let at = |name: &str| files.path().join(name).display().to_string();
         let settings = [
@@ -40,13 +51,13 @@ impl Daemon {
             ("BLOCK_UDP", "0".to_owned()),
             ("RESOLVE_HOST", "0".to_owned()),
         ];
+        // Of a doubled key the last one counts.
         let text: String = settings.iter().map(|(key, value)| format!("{key}=\"{value}\"\n")).collect();
         fs::write(files.path().join("portsentry.conf"), text + more).expect("a file");
         fs::write(files.path().join("portsentry.ignore"), "127.0.0.1/32\n").expect("a file");
         let out = fs::File::create(files.path().join("out")).expect("a file");
         let program = program();
-        let process = net
-            .prepared("host", program.to_str().expect("a path"), &["daemon", "-c", &at("portsentry.conf")])
+        let process = prepared(&program, &["daemon", "-c", &at("portsentry.conf")])
             .stderr(Stdio::from(out.try_clone().expect("a file")))
             .stdout(Stdio::from(out))
             .spawn()

@@ -10,6 +10,7 @@
 #![allow(dead_code)] // every test target takes what it needs
 
 pub mod daemon;
+pub mod home;
 pub mod programs;
 pub mod tcp;
 pub mod udp;

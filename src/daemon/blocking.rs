@@ -1,0 +1,306 @@
+//! KILL_NFT: the response that is built in. The kernel's set first, all else afterwards and elsewhere.
+
+use std::net::IpAddr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use jiff::Timestamp;
+use rustix::time::{
+    ClockId, Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, clock_gettime, timerfd_create,
+    timerfd_settime,
+};
+
+use super::config::Config;
+use super::decide::{Reaction, Scan};
+use super::keeper::{Entry, Keeper, Then};
+use super::output::Output;
+use super::probe::Kind;
+use super::respond::{Entrance, Job};
+use crate::blocks::control::{self, Request};
+use crate::blocks::{Answer, Blocks, Book, Busy, Evidence, Guard, IgnoreList, Length, Now, Outcome};
+use crate::settings::Policy;
+
+/// Where the terms are.
+const POLICY: &str = "/etc/harden-portsentry/policy.toml";
+/// Whoever blocks by hand, or at boot, is done by then.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Questions that may wait.
+const QUESTIONS: usize = 64;
+/// How often it is looked who must not be blocked, where somebody was blocked.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// What is said, apart from a scan's own lines.
+pub enum Handled {
+    /// The rest is somebody else's.
+    HandedOver,
+    /// Its source is blocked already.
+    Already,
+    /// It is not blocked, for this reason.
+    Not(String),
+}
+
+/// Blocks, and keeps account of it.
+pub struct Blocking {
+    blocks: Blocks,
+    keeper: Keeper,
+    entrance: Entrance,
+    output: Output,
+    answer: Answer,
+    questions: Receiver<(UnixStream, Request)>,
+    bell: UnixStream,
+    clock: OwnedFd,
+    looked: Instant,
+    has_blocked: bool,
+    ignored: IgnoreList,
+    ignore_file: std::path::PathBuf,
+}
+
+/// Blocks and ledger, taken over before it is said that anybody watches.
+pub struct Opened(Blocks, Book, Vec<String>);
+
+impl Opened {
+    /// Takes over the blocks, if the configuration wants the built-in response.
+    ///
+    /// # Errors
+    /// Another process keeps them, policy.toml or the ledger cannot be read, or the kernel refuses.
+    pub fn of(config: &Config, ignored: &IgnoreList) -> Result<Option<Opened>> {
+        let Some(answer) = config.kill_nft else { return Ok(None) };
+        let policy = Policy::read(Path::new(POLICY))?;
+        let start = Instant::now();
+        loop {
+            let guard = Guard::read(&policy, ignored.clone(), config.ignore_file.as_deref().unwrap_or(Path::new("")));
+            match Blocks::open(policy.block, answer, guard) {
+                Ok((blocks, book, told)) => return Ok(Some(Opened(blocks, book, told))),
+                Err(error) if error.is::<Busy>() && start.elapsed() < PATIENCE => {
+                    std::thread::sleep(Duration::from_millis(20));
+                }
+                Err(error) if error.is::<Busy>() => {
+                    return Err(error.context("KILL_NFT: only one daemon of a host can have it"));
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// What is to be told of it.
+    pub fn told(&self) -> &[String] {
+        &self.2
+    }
+}
+
+impl Blocking {
+    /// Starts the threads.
+    ///
+    /// # Errors
+    /// The socket for `block` and its like cannot be made.
+    pub fn start(
+        opened: Opened,
+        config: &Config,
+        ignored: IgnoreList,
+        entrance: Entrance,
+        output: Output,
+    ) -> Result<Blocking> {
+        let Opened(blocks, book, _) = opened;
+        let listener = control::listen()?;
+        let (bell, ringing) = UnixStream::pair().context("cannot make a pipe")?;
+        bell.set_nonblocking(true).context("cannot make a pipe")?;
+        ringing.set_nonblocking(true).context("cannot make a pipe")?;
+        let (sender, questions) = sync_channel(QUESTIONS);
+        std::thread::spawn(move || listen(&listener, &sender, &ringing));
+        Ok(Blocking {
+            blocks,
+            keeper: Keeper::start(book, entrance.clone(), output.clone()),
+            entrance,
+            output,
+            answer: config.kill_nft.unwrap_or(Answer::Drop),
+            questions,
+            bell,
+            clock: clock_that_is_set()?,
+            looked: Instant::now(),
+            has_blocked: false,
+            ignored,
+            ignore_file: config.ignore_file.clone().unwrap_or_default(),
+        })
+    }
+
+    /// What is to be polled: somebody asks; somebody has set the clock.
+    pub fn waiting(&self) -> [BorrowedFd<'_>; 2] {
+        [self.bell.as_fd(), self.clock.as_fd()]
+    }
+
+    /// How long until something is to be done without anybody asking; nothing left if it is to be done now.
+    pub fn due(&self) -> Option<Duration> {
+        let left = self.blocks.next_end().map(|end| end.saturating_sub(Now::read().boot).max(0));
+        let left = left.map(|left| Duration::from_millis(u64::try_from(left).unwrap_or(0)));
+        let look = self.has_blocked.then(|| LOOK.saturating_sub(self.looked.elapsed()));
+        [left, look].into_iter().flatten().min()
+    }
+
+    /// A scan whose source is to be blocked, or should be.
+    pub fn react(&mut self, scan: Scan, at: Timestamp) -> Handled {
+        let source = scan.probe.source;
+        let evidence = match scan.probe.kind {
+            Kind::ConnectTcp => Evidence::Connection,
+            _ if scan.insists => Evidence::Insistent,
+            _ => Evidence::Forgeable,
+        };
+        let protocol = if scan.probe.kind.is_tcp() { "tcp" } else { "udp" };
+        let why = format!("probed {protocol}/{}", scan.probe.port);
+        match self.blocks.catch(source, evidence, &why, Now::read()) {
+            Ok(Outcome::Block(length, record)) => {
+                self.has_blocked = true;
+                let said = vec![format!("attackalert: Host {source} has been blocked via nftables {}", span(length))];
+                let Reaction::Block(_) = scan.reaction else { return Handled::Already };
+                let then = Then::React(Box::new(Job { scan, at, blocked: Some(said) }));
+                if let Err(Entry { then: Then::React(job), .. }) =
+                    self.keeper.keep(Entry { records: vec![record], over: Vec::new(), then })
+                {
+                    // The disk hangs. It is blocked, and written down with the next start, which finds it in the kernel.
+                    let _ = self.entrance.react(*job);
+                }
+                Handled::HandedOver
+            }
+            Ok(Outcome::Already(_)) => Handled::Already,
+            Ok(Outcome::Limited(limit)) => Handled::Not(limit.to_string()),
+            Err(error) => Handled::Not(format!("{error:#}")),
+        }
+    }
+
+    /// Answers whoever asked, frees whose time is over, and looks after the clock and who is safe. Returns who is free
+    /// now.
+    pub fn attend(&mut self) -> Vec<IpAddr> {
+        let now = Now::read();
+        let mut free = Vec::new();
+        super::run::drain(&self.bell);
+        // It fails, for the clock was set, and is heard again with the next time.
+        let _ = rustix::io::read(&self.clock, &mut [0_u8; 8][..]);
+        while let Ok((stream, request)) = self.questions.try_recv() {
+            let (answer, records) = self.blocks.serve(request, now);
+            if let control::Answer::Freed(freed) = &answer {
+                free.extend(freed);
+            }
+            let then = Then::Answer(stream, Box::new(answer));
+            let entry = Entry { records, over: Vec::new(), then };
+            if let Err(Entry { then: Then::Answer(stream, _), .. }) = self.keeper.keep(entry) {
+                control::answer(&stream, &control::Answer::Refused("the disk does not keep up".to_owned()));
+            }
+        }
+        let over = self.blocks.pass(now);
+        for address in over.iter().take(10) {
+            self.output.say(&format!("adminalert: Host {address} is free again, its time is over"));
+        }
+        if over.len() > 10 {
+            self.output.say(&format!("adminalert: {} more hosts are free again, their time is over", over.len() - 10));
+        }
+        free.extend(&over);
+        let records = self.blocks.after_the_clock_was_set(now);
+        if !records.is_empty() {
+            self.output.say("adminalert: the clock was set; the ledger of blocks is written by the new one");
+        }
+        if !over.is_empty() || !records.is_empty() {
+            let _ = self.keeper.keep(Entry { records, over, then: Then::Nothing });
+        }
+        if self.has_blocked && self.looked.elapsed() >= LOOK {
+            free.extend(self.look());
+        }
+        free
+    }
+
+    /// Looks who must not be blocked; an address may just have become this host's gateway. Returns who is free now.
+    fn look(&mut self) -> Vec<IpAddr> {
+        (self.looked, self.has_blocked) = (Instant::now(), false);
+        let Ok(policy) = Policy::read(Path::new(POLICY)) else { return Vec::new() };
+        let guard = Guard::read(&policy, self.ignored.clone(), &self.ignore_file);
+        match self.blocks.watch_over(guard, Now::read()) {
+            Ok(records) => {
+                let free: Vec<IpAddr> = records.iter().map(|record| record.address).collect();
+                for record in &records {
+                    self.output.say(&format!("adminalert: Host {} is free again: {}", record.address, record.why));
+                }
+                if !records.is_empty() {
+                    let _ = self.keeper.keep(Entry { records, ..Entry::default() });
+                }
+                free
+            }
+            Err(error) => {
+                self.output.say(&format!("adminalert: ERROR: {error:#}"));
+                Vec::new()
+            }
+        }
+    }
+
+    /// Takes another configuration. Returns who is free now.
+    ///
+    /// # Errors
+    /// policy.toml cannot be read, or the kernel refuses.
+    pub fn configure(&mut self, config: &Config, ignored: IgnoreList) -> Result<Vec<IpAddr>> {
+        let policy = Policy::read(Path::new(POLICY))?;
+        self.answer = config.kill_nft.unwrap_or(self.answer);
+        self.blocks.configure(policy.block, self.answer, Now::read())?;
+        self.ignored = ignored;
+        self.ignore_file = config.ignore_file.clone().unwrap_or_default();
+        Ok(self.look())
+    }
+
+    /// Loads the table again, with all blocks, if somebody took it away; whether that was so.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn restore(&mut self) -> Result<bool> {
+        self.blocks.restore(Now::read())
+    }
+
+    /// Writes what waits to be written, and ends; the kernel goes on blocking.
+    pub fn end(self) {
+        let _ = std::fs::remove_file(control::SOCKET);
+        self.keeper.end();
+    }
+}
+
+/// `for 10 minutes`, `for ever`.
+fn span(length: Length) -> String {
+    let Some(length) = length else { return "for ever".to_owned() };
+    let seconds = length.as_secs();
+    let units = [(86_400, "day"), (3_600, "hour"), (60, "minute"), (1, "second")];
+    let (size, name) = units.into_iter().find(|(size, _)| seconds.is_multiple_of(*size)).unwrap_or((1, "second"));
+    let count = seconds / size;
+    format!("for {count} {name}{}", if count == 1 { "" } else { "s" })
+}
+
+/// Becomes readable when somebody sets the clock (timerfd_create(2), TFD_TIMER_CANCEL_ON_SET).
+fn clock_that_is_set() -> Result<OwnedFd> {
+    let doing = "cannot hear of it when the clock is set";
+    let timer =
+        timerfd_create(TimerfdClockId::Realtime, TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC).context(doing)?;
+    let never = Timespec { tv_sec: clock_gettime(ClockId::Realtime).tv_sec.saturating_add(1 << 33), tv_nsec: 0 };
+    let at = Itimerspec { it_interval: Timespec { tv_sec: 0, tv_nsec: 0 }, it_value: never };
+    timerfd_settime(&timer, TimerfdTimerFlags::ABSTIME | TimerfdTimerFlags::CANCEL_ON_SET, &at).context(doing)?;
+    Ok(timer)
+}
+
+/// Reads one question after the other, and rings for each.
+fn listen(listener: &UnixListener, questions: &SyncSender<(UnixStream, Request)>, bell: &UnixStream) {
+    use std::io::Write;
+    for stream in listener.incoming() {
+        let Ok(stream) = stream else {
+            std::thread::sleep(Duration::from_millis(100));
+            continue;
+        };
+        match control::question(&stream) {
+            Ok(request) => {
+                if questions.send((stream, request)).is_err() {
+                    return;
+                }
+                let mut bell = bell;
+                let _ = bell.write(b".");
+            }
+            Err(error) => {
+                control::answer(&stream, &control::Answer::Refused(format!("what is asked cannot be read: {error}")));
+            }
+        }
+    }
+}
