@@ -4,6 +4,8 @@
 mod neighbourhood;
 
 use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
 
 use neighbourhood::daemon::{Daemon, program};
 use neighbourhood::home::Home;
@@ -59,4 +61,357 @@ fn a_scanner_is_blocked_and_free_again_and_longer_blocked_when_it_comes_back() {
         "{}",
         daemon.said()
     );
+}
+
+/// What somebody blocks with a daemon is so without one, and the other way round.
+#[test]
+fn by_hand_with_a_daemon_and_without() {
+    let (net, home) = (Net::new("hand"), Home::new());
+    assert_eq!(run(&net, &home, &["blocked"]), ("No host is blocked.\n".to_owned(), true));
+    assert!(!home.path("/var/lib/harden-portsentry").exists(), "looking leaves nothing");
+    let (said, ok) = run(&net, &home, &["block", "203.0.113.9", "--for", "1h", "--why", "a \u{1b}[31m test"]);
+    assert!(ok && said.starts_with("203.0.113.9 is blocked, until 2"), "{said}");
+    assert_eq!(blocked(&net), set(["203.0.113.9"]));
+    let daemon = Daemon::at_home(&net, &home, "1-1023", BLOCK);
+    let (said, ok) = run(&net, &home, &["block", "2001:db8::9"]);
+    assert!(ok, "{said}");
+    assert_eq!(blocked(&net), set(["203.0.113.9", "2001:db8::9"]));
+    let (said, ok) = run(&net, &home, &["block", "203.0.113.9"]);
+    assert!(ok && said.contains("is blocked already"), "{said}");
+    let (listed, _) = run(&net, &home, &["blocked"]);
+    assert!(listed.contains("hand") && listed.contains("a [31m test"), "{listed}");
+    assert_eq!(run(&net, &home, &["unblock", "203.0.113.9"]), ("203.0.113.9 is free.\n".to_owned(), true));
+    assert_eq!(run(&net, &home, &["unblock", "203.0.113.9"]), ("203.0.113.9 was not blocked.\n".to_owned(), true));
+    drop(daemon);
+    assert_eq!(blocked(&net), set(["2001:db8::9"]), "the kernel goes on");
+    let (json, _) = run(&net, &home, &["blocked", "--format", "json"]);
+    let document: serde_json::Value = serde_json::from_str(&json).expect("JSON");
+    assert_eq!(document["blocked"][0]["address"], "2001:db8::9");
+    assert_eq!(document["blocked"][0]["in_kernel"], true);
+    assert_eq!(run(&net, &home, &["unblock", "--all"]), ("One host is free.\n".to_owned(), true));
+    assert!(blocked(&net).is_empty());
+}
+
+/// A boot: the kernel knows nobody, and the ledger does.
+#[test]
+fn what_the_ledger_says_is_there_again_after_a_boot() {
+    let (net, home) = (Net::new("boot"), Home::new());
+    run(&net, &home, &["block", "203.0.113.9", "--for", "forever"]);
+    run(&net, &home, &["block", "2001:db8::9", "--for", "1h"]);
+    net.nft("host", "flush ruleset");
+    let (listed, _) = run(&net, &home, &["blocked"]);
+    assert!(listed.contains("not blocked by the kernel") && listed.contains("harden-portsentry restore"), "{listed}");
+    assert_eq!(run(&net, &home, &["restore"]), ("2 hosts are blocked.\n".to_owned(), true));
+    assert_eq!(blocked(&net), set(["203.0.113.9", "2001:db8::9"]));
+    let text = net.run("host", "nft", &["list", "table", "inet", TABLE]);
+    assert!(text.contains("{ 203.0.113.9 }") && text.contains("2001:db8::9 timeout 59m"), "{text}");
+}
+
+/// A repeated block renews the time, which kernels before 6.12 do not do by themselves.
+#[test]
+fn a_repeated_block_renews_the_time() {
+    let (net, home) = (Net::new("renew"), Home::new());
+    for time in ["10m", "2h", "forever", "30m"] {
+        run(&net, &home, &["block", "203.0.113.9", "--for", time]);
+        let text = net.run("host", "nft", &["list", "set", "inet", TABLE, "blocked4"]);
+        let shown =
+            [("10m", "timeout 10m"), ("2h", "timeout 2h"), ("forever", "{ 203.0.113.9 }"), ("30m", "timeout 30m")];
+        let wanted = shown.iter().find(|(name, _)| *name == time).expect("a time").1;
+        assert!(text.contains(wanted), "{time}: {text}");
+    }
+}
+
+#[test]
+fn somebody_flushes_the_ruleset_and_the_blocks_are_back() {
+    let (net, home) = (Net::new("flushed"), Home::new());
+    let daemon = Daemon::at_home(&net, &home, "1-1023", BLOCK);
+    run(&net, &home, &["block", "203.0.113.9"]);
+    for loss in ["flush ruleset", "delete table inet harden_portsentry_blocks"] {
+        net.nft("host", loss);
+        wait_until("the block", || blocked(&net).contains("203.0.113.9"));
+    }
+    assert!(daemon.said().contains("somebody took away the table of blocked hosts"));
+    // One element alone: its source is heard, and blocked again.
+    let source = scanner(0);
+    net.scan(&source, "1-20");
+    wait_until("the scanner", || blocked(&net).contains(&source));
+    net.nft("host", &format!("flush set inet {TABLE} blocked4"));
+    net.scan(&source, "21-40");
+    wait_until("the scanner again", || blocked(&net).contains(&source));
+}
+
+/// Forged packets in the name of whom this host needs, and of itself; and asked for by hand.
+#[test]
+fn who_is_never_blocked() {
+    let (net, home) = (Net::new("safe"), Home::new());
+    home.write("/etc/harden-portsentry/policy.toml", "safe = [\"192.0.2.66\"]\n");
+    home.write("/etc/resolv.conf", "nameserver 192.0.2.61\n");
+    fs::create_dir_all(home.path("/var/lib/dhcp")).expect("a directory");
+    let lease = "lease {\n  option dhcp-server-identifier 192.0.2.62;\n}\n";
+    fs::write(home.path("/var/lib/dhcp/dhclient.leases"), lease).expect("a file");
+    net.run("host", "ip", &["route", "add", "default", "via", "192.0.2.63"]);
+    let daemon = Daemon::at_home(&net, &home, "1-1023", BLOCK);
+    let safe = [
+        ("192.0.2.61", "resolver"),
+        ("192.0.2.62", "DHCP server"),
+        ("192.0.2.63", "gateway"),
+        ("192.0.2.66", "policy.toml, line 1"),
+        ("10.1.0.1", "own address"),
+        ("127.0.0.1", "no host's address"),
+    ];
+    for (address, why) in safe {
+        let (said, ok) = run(&net, &home, &["block", address]);
+        assert!(!ok && said.contains("must not be blocked") && said.contains(why), "{address}: {said}");
+    }
+    for (address, _) in &safe[..4] {
+        net.scan(address, "1-20");
+        wait_until(&format!("the scan of {address}"), || daemon.history().ports(address, "TCP").len() >= 20);
+    }
+    assert!(blocked(&net).is_empty(), "{:?}", blocked(&net));
+    assert!(daemon.said().contains("Host 192.0.2.61 is not blocked: it is this host's resolver"), "{}", daemon.said());
+    // Whom the host begins to need is free again at once.
+    net.scan("192.0.2.64", "1-20");
+    wait_until("the scanner", || blocked(&net).contains("192.0.2.64"));
+    net.run("host", "ip", &["route", "replace", "default", "via", "192.0.2.64"]);
+    net.scan("192.0.2.65", "1-20");
+    wait_until("the gateway is free", || blocked(&net) == set(["192.0.2.65"]));
+    let (said, ok) = run(&net, &home, &["block", "192.0.2.64"]);
+    assert!(!ok && said.contains("gateway"), "{said}");
+}
+
+/// A scanner that holds a connection to a service is one like any other.
+#[test]
+fn a_connection_is_no_licence_to_scan() {
+    let (net, home) = (Net::new("licence"), Home::new());
+    let _daemon = Daemon::at_home(&net, &home, "1-1023", BLOCK);
+    std::thread::scope(|scope| {
+        let service =
+            net.inside(scope, "host", || std::net::TcpListener::bind((neighbourhood::HOST, 22)).expect("a port"));
+        let service = service.join().expect("bound");
+        let mut idle = net.prepared("client", "nc", &["-s", &scanner(0), neighbourhood::HOST, "22"]);
+        let mut idle = idle.stdin(std::process::Stdio::piped()).spawn().expect("nc runs");
+        let (_connection, from) = service.accept().expect("a client");
+        assert_eq!(from.ip().to_string(), scanner(0));
+        net.scan(&scanner(0), "1-20");
+        wait_until("the scanner in the kernel's set", || blocked(&net).contains(&scanner(0)));
+        idle.kill().expect("it runs");
+        idle.wait().expect("it ended");
+    });
+}
+
+/// hosts.deny has one line, and libwrap finds in the file that it names who is blocked now.
+#[test]
+fn tcp_wrappers_read_who_is_blocked_now() {
+    let (net, home) = (Net::new("deny"), Home::new());
+    home.write("/etc/hosts.deny", "ALL: /var/lib/harden-portsentry/denied\n");
+    home.write("/etc/hosts.allow", "");
+    home.write("/etc/harden-portsentry/policy.toml", "[block]\nfirst = \"3s\"\n");
+    let matches = |address: &str| {
+        let output = home.output(&net, Path::new("/usr/sbin/tcpdmatch"), &["sshd", address]);
+        String::from_utf8_lossy(&output.stdout).contains("denied")
+    };
+    let _daemon = Daemon::at_home(&net, &home, "1-1023", BLOCK);
+    run(&net, &home, &["block", "203.0.113.9"]);
+    run(&net, &home, &["block", "2001:db8::9"]);
+    assert!(matches("203.0.113.9") && matches("2001:db8::9"));
+    assert!(!matches("203.0.113.91") && !matches("203.0.113.1") && !matches("2001:db8::91"));
+    let source = scanner(0);
+    net.scan(&source, "1-20");
+    wait_until("the scanner is denied", || matches(&source));
+    wait_until("it is denied no longer", || !matches(&source));
+    run(&net, &home, &["unblock", "2001:db8::9"]);
+    assert!(matches("203.0.113.9") && !matches("2001:db8::9"));
+    assert_eq!(home.read("/etc/hosts.deny"), "ALL: /var/lib/harden-portsentry/denied\n");
+}
+
+#[test]
+fn commands_of_the_configuration_come_after_it() {
+    let (net, home) = (Net::new("kill"), Home::new());
+    home.write("/etc/hosts.deny", "");
+    let more = format!(
+        "{BLOCK}KILL_HOSTS_DENY=\"ALL: $TARGET$ : DENY\"\nKILL_RUN_CMD=\"nft list set inet {TABLE} blocked4 >/run/seen; echo $TARGET$ $PORT$ >>/run/ran\"\n"
+    );
+    let daemon = Daemon::at_home(&net, &home, "1-1023", &more);
+    let source = scanner(0);
+    net.scan(&source, "7");
+    wait_until("the command", || home.read("/run/ran") == format!("{source} 7\n"));
+    assert!(home.read("/run/seen").contains(&source), "the kernel's set came first");
+    assert_eq!(home.read("/etc/hosts.deny"), format!("ALL: {source} : DENY\n"));
+    let said = daemon.said();
+    let place = |what: &str| said.find(what).unwrap_or_else(|| panic!("{what}: {said}"));
+    assert!(place("has been blocked via nftables for 10 minutes") < place("has been blocked via wrappers"), "{said}");
+}
+
+/// Past the limits it says so, goes on watching, and whoever insists is blocked all the same.
+#[test]
+fn so_many_and_no_more() {
+    let (net, home) = (Net::new("limits"), Home::new());
+    home.write("/etc/harden-portsentry/policy.toml", "[block]\nin_all = 4\n");
+    let daemon = Daemon::at_home(&net, &home, "1-1023", BLOCK);
+    for number in 0..6 {
+        net.scan(&scanner(number), "1");
+    }
+    wait_until("all are in the history", || {
+        (0..6).all(|number| !daemon.history().ports(&scanner(number), "TCP").is_empty())
+    });
+    assert_eq!(blocked(&net), set([scanner(0).as_str(), scanner(1).as_str()]), "half is for those who insist");
+    assert!(daemon.said().contains("is not blocked: 4 hosts are blocked, and no more may be"), "{}", daemon.said());
+    for number in 2..6 {
+        net.scan(&scanner(number), "2-5");
+    }
+    wait_until("two more", || blocked(&net).len() == 4);
+    let (said, ok) = run(&net, &home, &["block", "203.0.113.9"]);
+    assert!(!ok && said.contains("203.0.113.9 is not blocked: 4 hosts"), "{said}");
+}
+
+/// What is open stays open, either way, and nothing new opens.
+mod what_goes_on {
+    use std::io::{Read, Write};
+    use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
+    use std::time::Duration;
+
+    use super::neighbourhood::{HOST, HOST6};
+    use super::*;
+
+    /// Long where something is to come, short where nothing is.
+    fn patience(cut: bool) -> Duration {
+        Duration::from_secs(if cut { 1 } else { 20 })
+    }
+
+    fn soon(stream: TcpStream, cut: bool) -> TcpStream {
+        stream.set_read_timeout(Some(patience(cut))).expect("a time");
+        stream
+    }
+
+    fn address(host: &str, port: u16) -> SocketAddr {
+        SocketAddr::new(host.parse().expect("an address"), port)
+    }
+
+    /// Sends a word and wants it back.
+    fn echo(stream: &TcpStream, word: &[u8]) -> bool {
+        let mut stream = stream;
+        let mut back = vec![0; word.len()];
+        stream.write_all(word).is_ok() && stream.read_exact(&mut back).is_ok() && back == word
+    }
+
+    /// A server that returns what it gets; it ends with the test.
+    fn serve(host: &str, port: u16) {
+        let listener = TcpListener::bind(address(host, port)).expect("a free port");
+        std::thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                std::thread::spawn(move || {
+                    let mut bytes = [0; 64];
+                    while let Ok(count @ 1..) = (&stream).read(&mut bytes) {
+                        let _ = (&stream).write_all(&bytes[..count]);
+                    }
+                });
+            }
+        });
+    }
+
+    fn of_family(tag: &str, host: &'static str, any: &str, cut: bool) {
+        let (net, home) = (Net::new(tag), Home::new());
+        // Of its addresses the client has its reasons to take one.
+        let client = std::thread::scope(|scope| {
+            let chosen = net.inside(scope, "client", || {
+                let socket = UdpSocket::bind(address(any, 0)).expect("a port");
+                socket.connect(address(host, 9)).expect("a route");
+                socket.local_addr().expect("an address").ip().to_string()
+            });
+            chosen.join().expect("it works")
+        });
+        let client = client.as_str();
+        if cut {
+            home.write("/etc/harden-portsentry/policy.toml", "[block]\ncut_established = true\n");
+        }
+        let daemon = Daemon::at_home(&net, &home, "1-1023", BLOCK);
+        std::thread::scope(|scope| {
+            let on_host = |work| net.inside(scope, "host", work).join().expect("it works");
+            let on_client = |work| net.inside(scope, "client", work).join().expect("it works");
+            on_host(Box::new(|| serve(host, 8022)) as Box<dyn FnOnce() + Send>);
+            let at = client.to_owned();
+            on_client(Box::new(move || serve(&at, 8023)) as Box<dyn FnOnce() + Send>);
+            let inbound =
+                net.inside(scope, "client", || soon(TcpStream::connect(address(host, 8022)).expect("a server"), cut));
+            let inbound = inbound.join().expect("connected");
+            let outbound =
+                net.inside(scope, "host", || soon(TcpStream::connect(address(client, 8023)).expect("a server"), cut));
+            let outbound = outbound.join().expect("connected");
+            let service = net
+                .inside(scope, "host", || UdpSocket::bind(address(host, 8053)).expect("a port"))
+                .join()
+                .expect("bound");
+            let question =
+                net.inside(scope, "host", || UdpSocket::bind(address(host, 0)).expect("a port")).join().expect("bound");
+            let server = net
+                .inside(scope, "client", || UdpSocket::bind(address(client, 53)).expect("a port"))
+                .join()
+                .expect("bound");
+            for socket in [&service, &question, &server] {
+                socket.set_read_timeout(Some(patience(cut))).expect("a time");
+            }
+            assert!(echo(&inbound, b"before") && echo(&outbound, b"before"));
+            // A question that is under way as its server is blocked.
+            question.send_to(b"where", server.local_addr().expect("bound")).expect("sent");
+            let mut bytes = [0; 64];
+            let (_, asker) = server.recv_from(&mut bytes).expect("the question");
+
+            let (said, ok) = run(&net, &home, &["block", client, "--for", "1h"]);
+            assert!(ok, "{said}");
+            assert_eq!(blocked(&net), set([client]));
+
+            server.send_to(b"here", asker).expect("sent");
+            let answered = question.recv_from(&mut bytes).is_ok();
+            let goes_on = [echo(&inbound, b"inbound after"), echo(&outbound, b"outbound after"), answered];
+            assert_eq!(goes_on, [!cut; 3], "an open inbound and outbound connection, an answer");
+            let opens = net.inside(scope, "client", || {
+                (0..20)
+                    .filter(|_| TcpStream::connect_timeout(&address(host, 8022), Duration::from_millis(50)).is_ok())
+                    .count()
+            });
+            assert_eq!(opens.join().expect("tried"), 0);
+            let asked_anew =
+                net.inside(scope, "host", || TcpStream::connect_timeout(&address(client, 8023), patience(cut)).is_ok());
+            assert_eq!(asked_anew.join().expect("tried"), !cut, "a connection of ours to it");
+            net.inside(scope, "client", || {
+                let socket = UdpSocket::bind(address(client, 0)).expect("a port");
+                socket.send_to(b"blocked", address(host, 8053)).expect("sent");
+            })
+            .join()
+            .expect("sent");
+            // Who is not blocked is heard, and after it: so the other datagram is not under way still.
+            net.inside(scope, "host", || {
+                UdpSocket::bind(address(host, 0)).expect("a port").send_to(b"free", address(host, 8053)).expect("sent")
+            })
+            .join()
+            .expect("sent");
+            let (count, _) = service.recv_from(&mut bytes).expect("the other one");
+            assert_eq!(&bytes[..count], b"free", "a datagram from the blocked host");
+            let (_, ok) = run(&net, &home, &["unblock", client]);
+            assert!(ok && blocked(&net).is_empty());
+            let opens = net.inside(scope, "client", || {
+                TcpStream::connect_timeout(&address(host, 8022), Duration::from_secs(20)).is_ok()
+            });
+            assert!(opens.join().expect("tried"), "once it is free");
+            for stream in [&inbound, &outbound] {
+                let _ = stream.shutdown(Shutdown::Both);
+            }
+        });
+        drop(daemon);
+    }
+
+    #[test]
+    fn ipv4() {
+        of_family("runs4", HOST, "0.0.0.0", false);
+    }
+
+    #[test]
+    fn but_where_somebody_wants_it_cut() {
+        of_family("cut4", HOST, "0.0.0.0", true);
+    }
+
+    #[test]
+    fn ipv6() {
+        of_family("runs6", HOST6, "::", false);
+    }
 }
