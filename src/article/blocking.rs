@@ -4,11 +4,14 @@ use std::path::Path;
 
 use anyhow::Result;
 
+use crate::blocks::{Answer, DENIED};
 use crate::host::Generation;
-use crate::plan::{Draft, FileKind, Step};
+use crate::plan::{Content, Draft, FileKind, Step};
+use crate::settings::Response;
+use crate::syntax::hosts_access::{HostsAccess, MarkedEntry};
 
 use super::listening::edit_conf;
-use super::{Context, HOSTS_DENY, sections};
+use super::{Context, HOSTS_DENY, in_file, sections};
 
 /// Makes /run/portsentry, and empties it at each start, since the daemon then knows of no rule.
 const DROP_IN: &str = "/etc/systemd/system/portsentry.service.d/harden-portsentry.conf";
@@ -26,6 +29,8 @@ pub fn step(context: &Context, draft: &mut Draft) -> Result<Step> {
         );
     }
     let Some(generation) = context.generation else { return Ok(step) };
+    let built_in = built_in(context, generation);
+    hosts_deny(built_in, draft, &mut step)?;
     let (kill_route, kill_hosts_deny) = kill_commands(context, generation);
     edit_conf(generation, draft, &mut step, "block what scans", |conf| {
         let resolve = if context.settings.resolve_host.value { "1" } else { "0" };
@@ -33,15 +38,28 @@ pub fn step(context: &Context, draft: &mut Draft) -> Result<Step> {
             ("BLOCK_TCP", "1".to_owned()),
             ("BLOCK_UDP", "1".to_owned()),
             ("RESOLVE_HOST", resolve.to_owned()),
-            ("KILL_ROUTE", kill_route),
             ("IGNORE_FILE", generation.daemons_ignore_list().to_owned()),
             ("HISTORY_FILE", generation.history().to_owned()),
         ];
-        match kill_hosts_deny {
-            Some(line) => wanted.push(("KILL_HOSTS_DENY", line)),
-            None => conf.comment_out("KILL_HOSTS_DENY"),
+        if let Some(answer) = built_in {
+            wanted.push(("KILL_NFT", answer.name().to_owned()));
+            // What an earlier apply wrote; commands of others stay beside it.
+            let dialect = generation.dialect();
+            if conf.get("KILL_ROUTE", dialect).is_some_and(|command| command.contains(INSERTS)) {
+                conf.comment_out("KILL_ROUTE");
+            }
+            if conf.get("BLOCKED_FILE", dialect).as_deref() == generation.blocked_file() {
+                conf.comment_out("BLOCKED_FILE");
+            }
+        } else {
+            conf.comment_out("KILL_NFT");
+            wanted.push(("KILL_ROUTE", kill_route));
+            match kill_hosts_deny {
+                Some(line) => wanted.push(("KILL_HOSTS_DENY", line)),
+                None => conf.comment_out("KILL_HOSTS_DENY"),
+            }
+            wanted.extend(generation.blocked_file().map(|path| ("BLOCKED_FILE", path.to_owned())));
         }
-        wanted.extend(generation.blocked_file().map(|path| ("BLOCKED_FILE", path.to_owned())));
         for (key, value) in wanted {
             let only = conf.all(key).len() == 1;
             if !(only && conf.get(key, generation.dialect()).as_deref() == Some(value.as_str())) {
@@ -64,6 +82,38 @@ pub fn step(context: &Context, draft: &mut Draft) -> Result<Step> {
         Generation::Embedded => {}
     }
     Ok(step)
+}
+
+/// What our own commands have in common.
+const INSERTS: &str = " -w -I INPUT -s $TARGET$ -j ";
+
+/// What the embedded portsentry answers by itself, where it is to: CHAOS is iptables' alone.
+pub fn built_in(context: &Context, generation: Generation) -> Option<Answer> {
+    match context.chosen.response {
+        _ if generation != Generation::Embedded => None,
+        Response::Chaos => None,
+        Response::Reject => Some(Answer::Reject),
+        Response::Drop | Response::Auto => Some(Answer::Drop),
+    }
+}
+
+/// One line of ours, which names the file of those who are blocked; or none.
+fn hosts_deny(built_in: Option<Answer>, draft: &mut Draft, step: &mut Step) -> Result<()> {
+    let path = Path::new(HOSTS_DENY);
+    let bytes = match draft.content(path)? {
+        Content::Bytes(bytes) => bytes,
+        Content::Absent => Vec::new(),
+        Content::Unknown => return Ok(()),
+    };
+    let mut document = HostsAccess::parse(&bytes);
+    let entries: Vec<MarkedEntry> = built_in.iter().map(|_| MarkedEntry::File(DENIED.to_owned())).collect();
+    document.set_marked(&entries).map_err(|error| in_file(HOSTS_DENY, error))?;
+    let new = document.to_bytes();
+    if new != bytes {
+        let why = "TCP wrappers ask who is blocked";
+        step.file(draft.put(path, &new, 0o644, FileKind::Blocks, why)?);
+    }
+    Ok(())
 }
 
 /// The command that blocks, and the line for hosts.deny; `None` where the command writes that, too.

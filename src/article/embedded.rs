@@ -6,6 +6,7 @@ use std::path::Path;
 use anyhow::{Context as _, Result};
 use askama::Template;
 
+use crate::blocks::TABLE;
 use crate::host::{EMBEDDED_UNIT, Generation, Host};
 use crate::plan::{Content, Draft, FileKind, Step};
 use crate::syntax::address_list::AddressList;
@@ -18,8 +19,13 @@ pub const CONF: &[u8] = include_bytes!("../../templates/portsentry.conf");
 pub const IGNORE_LIST: &[u8] = include_bytes!("../../templates/portsentry.ignore");
 
 const UNIT: &str = "/etc/systemd/system/harden-portsentry.service";
+/// Has the kernel block again whom the ledger says, at boot.
+const BLOCKS: &str = "/etc/systemd/system/harden-portsentry-blocks.service";
 /// nftables.service begins by flushing every table, and the one that picks the packets with them.
 const DROP_IN: &str = "/etc/systemd/system/nftables.service.d/harden-portsentry-table.conf";
+
+/// Its terms of blocks.
+const POLICY: &str = "/etc/harden-portsentry/policy.toml";
 
 const LOGROTATE: &str = "/etc/logrotate.d/harden-portsentry";
 const PACKAGE_LOGROTATE: &str = "/etc/logrotate.d/portsentry";
@@ -29,6 +35,13 @@ const PACKAGE_LOGROTATE: &str = "/etc/logrotate.d/portsentry";
 struct Service<'a> {
     program: &'a str,
     conf: &'a str,
+}
+
+#[derive(Template)]
+#[template(path = "harden-portsentry-blocks.service", escape = "none")]
+struct BlocksService<'a> {
+    program: &'a str,
+    table: &'a str,
 }
 
 /// Whether an earlier apply set it up: its unit is there, which undo and the change to Debian's package take away, or
@@ -41,7 +54,7 @@ pub fn is_set_up(host: &Host) -> bool {
 /// What it reads at its start, the program itself included.
 pub fn reads(context: &Context) -> Vec<&'static str> {
     let own = Generation::Embedded;
-    vec![own.conf(), own.ignore_list(), UNIT, variables::place(context)]
+    vec![own.conf(), own.ignore_list(), POLICY, UNIT, variables::place(context)]
 }
 
 /// Plans its unit.
@@ -51,8 +64,13 @@ pub fn put_unit(context: &Context, draft: &mut Draft, step: &mut Step) -> Result
     text.push('\n'); // askama drops the last one
     let why = "runs the portsentry built into this program";
     step.file(draft.put(Path::new(UNIT), text.as_bytes(), 0o644, FileKind::Whole, why)?);
+    let service = BlocksService { program: variables::place(context), table: TABLE };
+    let mut text = service.render().context("cannot fill a template")?;
+    text.push('\n');
+    let why = "whoever was blocked is so again before the network is up";
+    step.file(draft.put(Path::new(BLOCKS), text.as_bytes(), 0o644, FileKind::Whole, why)?);
     let text = include_bytes!("../../templates/nftables-embedded.conf");
-    let why = "it flushes the table that picks the packets";
+    let why = "it flushes the table of blocked hosts";
     step.file(draft.put(Path::new(DROP_IN), text, 0o644, FileKind::Whole, why)?);
     // logrotate refuses a log that two of its files name, and portsentry 2.0's package names this one.
     if context.host.exists(PACKAGE_LOGROTATE) {
@@ -78,7 +96,7 @@ pub fn put_unit(context: &Context, draft: &mut Draft, step: &mut Step) -> Result
 /// Plans that all of it goes, but for what others wrote into the ignore list.
 pub fn remove(draft: &mut Draft, step: &mut Step) -> Result<()> {
     let why = format!("it is for {EMBEDDED_UNIT}, and Debian's portsentry watches instead");
-    for path in [UNIT, DROP_IN, LOGROTATE, Generation::Embedded.conf()] {
+    for path in [UNIT, BLOCKS, DROP_IN, LOGROTATE, Generation::Embedded.conf()] {
         remove_ours(draft, path, &why, step)?;
     }
     let path = Generation::Embedded.ignore_list();

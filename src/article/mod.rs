@@ -21,6 +21,7 @@ use crate::host::{Facts, Generation, Host, Process};
 use crate::plan::{Content, Draft, Plan, Step};
 use crate::settings::{Engine, Settings};
 
+pub use blocking::built_in;
 pub use install::{Fallback, Offer};
 pub use response::{CHAOS_PACKAGE, Chosen};
 pub use safe_addresses::{Safe, allowed_networks, safe_networks};

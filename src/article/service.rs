@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 
-use crate::host::{EMBEDDED_UNIT, Facts, Generation, Process, ServiceManager, UnitState, hears_nothing};
+use crate::host::{BLOCKS_UNIT, EMBEDDED_UNIT, Facts, Generation, Process, ServiceManager, UnitState, hears_nothing};
 use crate::plan::{Draft, Step, UnitAction};
 
 use super::{Context, embedded, fail2ban, sections, variables};
@@ -103,6 +103,7 @@ fn others(context: &Context, generation: Generation, step: &mut Step) {
     if generation != Generation::Embedded {
         let why = "Debian's portsentry watches instead";
         turn_off(context, EMBEDDED_UNIT, why, why, step);
+        turn_off(context, BLOCKS_UNIT, why, why, step);
     }
     if generation == Generation::OneProcess && context.facts.portsentries().any(is_of_1_2) {
         step.info(
@@ -161,7 +162,7 @@ fn restarts(context: &Context, draft: &Draft, generation: Generation, step: &mut
     };
     if let Some(why) = why.filter(|_| by_hand(context, generation).is_none()) {
         let units: &[&str] =
-            if *manager == ServiceManager::Sysv { &["portsentry.service"] } else { generation.units() };
+            if *manager == ServiceManager::Sysv { &["portsentry.service"] } else { generation.daemons() };
         for unit in units {
             step.unit(unit, UnitAction::Restart, why);
         }

@@ -308,6 +308,26 @@ pub fn look() -> Result<Vec<Listed>> {
     Ok(listed(&state, &in_kernel, now))
 }
 
+/// Frees everybody and forgets all: the kernel's table, the ledger, the file that hosts.deny named.
+///
+/// # Errors
+/// A daemon runs ([`Busy`]), the kernel refuses, or a file cannot be removed.
+pub fn end() -> Result<()> {
+    let directory = Path::new(DIRECTORY);
+    let gone = |result: std::io::Result<()>, path: &Path| match result {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("cannot remove {}", path.display()))
+        }
+        _ => Ok(()),
+    };
+    if directory.exists() {
+        let _lock = lock(&directory.join("lock"))?;
+        Table::remove()?;
+        gone(std::fs::remove_dir_all(directory), directory)?;
+    }
+    gone(std::fs::remove_file(DENIED), Path::new(DENIED))
+}
+
 fn listed(state: &State, in_kernel: &HashMap<IpAddr, Length>, now: Now) -> Vec<Listed> {
     let all = state.live(now.boot).map(|(address, entry)| Listed {
         address,

@@ -24,6 +24,16 @@ pub enum Answer {
     Reject,
 }
 
+impl Answer {
+    /// As KILL_NFT has it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Answer::Drop => "drop",
+            Answer::Reject => "reject",
+        }
+    }
+}
+
 #[derive(Template)]
 #[template(path = "blocks.nft", escape = "none", ext = "txt")]
 struct Ruleset<'a> {
@@ -58,6 +68,19 @@ impl Table {
     /// The kernel refuses to tell.
     pub fn is_there() -> Result<bool> {
         has_table(TABLE)
+    }
+
+    /// Takes it away, if it is there: everybody is free.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn remove() -> Result<()> {
+        if Table::is_there()? {
+            Invocation::new("nft", &["delete", "table", "inet", TABLE])
+                .demand()
+                .context("cannot take away the table of blocked hosts")?;
+        }
+        Ok(())
     }
 
     /// Whether it is there, and is what would be loaded for these terms.

@@ -5,9 +5,10 @@ use std::path::Path;
 
 use anyhow::Result;
 
-use crate::article::{Context, safe_networks};
+use crate::article::{Context, built_in, safe_networks};
+use crate::blocks;
 use crate::history;
-use crate::host::{ChaosSupport, Generation, RuleList};
+use crate::host::{ChaosSupport, EMBEDDED_UNIT, Generation, RuleList};
 use crate::settings::Response;
 
 use super::{APPLY, Check};
@@ -37,6 +38,9 @@ fn block_works(context: &Context) -> Vec<Check> {
             id,
             "whether a block works: trying one needs CAP_SYS_ADMIN and CAP_NET_ADMIN, which are not given here",
         )];
+    }
+    if let Some(answer) = context.generation.and_then(|generation| built_in(context, generation)) {
+        return vec![built_in_works(context, answer)];
     }
     let families: &[bool] =
         if context.generation.is_some_and(Generation::sees_ipv6) { &[false, true] } else { &[false] };
@@ -109,6 +113,42 @@ fn safe_not_blocked(context: &Context, rules: &[RuleList; 2]) -> Check {
     }
 }
 
+/// The table of blocked hosts is loaded, in a namespace of its own.
+fn built_in_works(context: &Context, answer: blocks::Answer) -> Check {
+    let id = "block-works";
+    let tried = blocks::ruleset(&blocks::Terms::default(), answer, &[])
+        .map_err(|error| format!("{error:#}"))
+        .and_then(|text| context.host.try_ruleset(&text));
+    match tried {
+        Ok(()) => {
+            let mut check = Check::ok(id, "the kernel takes the table that blocks IPv4 and IPv6 hosts (nftables)");
+            if let Some(why) = &context.chosen.fallback {
+                // Told, not failed: silence blocks as well, it only confuses less.
+                check.seen = Some(format!("a blocked host meets silence, not the article's CHAOS: {why}"));
+            }
+            check
+        }
+        Err(said) => Check::fail(id, "no host can be blocked", said, format!("install nftables; then: {APPLY}")),
+    }
+}
+
+/// Whoever the ledger says is blocked must be in the kernel's sets.
+fn ledger_in_kernel() -> Result<Check> {
+    let id = "blocked-in-firewall";
+    let listed = blocks::look()?;
+    let free: Vec<String> = listed.iter().filter(|one| !one.in_kernel).map(|one| one.address.to_string()).collect();
+    Ok(if free.is_empty() {
+        Check::ok(id, format!("every host that is blocked is in the kernel's sets ({})", listed.len()))
+    } else {
+        Check::fail(
+            id,
+            format!("the ledger holds {} for blocked, the kernel does not", free.join(", ")),
+            "something took them out of the sets of table inet harden_portsentry_blocks",
+            format!("systemctl restart {EMBEDDED_UNIT}; without it: harden-portsentry restore"),
+        )
+    })
+}
+
 /// Whoever portsentry holds for blocked must be in the ruleset: it will not block him again (trap 18).
 fn blocked_in_kernel(context: &Context, rules: &[RuleList; 2]) -> Result<Option<Check>> {
     let id = "blocked-in-firewall";
@@ -116,6 +156,9 @@ fn blocked_in_kernel(context: &Context, rules: &[RuleList; 2]) -> Result<Option<
     let Some(generation) = context.generation.filter(runs) else {
         return Ok(None);
     };
+    if built_in(context, generation).is_some() {
+        return ledger_in_kernel().map(Some);
+    }
     let blocked = blocked_hosts(context, generation)?;
     let free: Vec<String> = blocked
         .iter()

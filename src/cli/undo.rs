@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::{Result, bail};
 use dialoguer::Confirm;
 
+use crate::blocks;
 use crate::host::{Host, Lock};
 use crate::plan::{Runs, Undo, UndoOutcome};
 use crate::report::{Page, unified};
@@ -24,7 +25,7 @@ pub fn run(common: &Common, options: &UndoOptions, may_end: &AtomicBool) -> Resu
     let undo = Undo::plan(&host, &runs, options.run)?;
     let text = common.format == Format::Text;
     if text && !common.quiet {
-        print(shown(&undo, options).text());
+        print(shown(&undo, options, host.is_live()).text());
     }
     if !undo.edited().is_empty() && !options.force {
         let paths: Vec<String> = undo.edited().iter().map(|one| one.path.display().to_string()).collect();
@@ -46,12 +47,19 @@ pub fn run(common: &Common, options: &UndoOptions, may_end: &AtomicBool) -> Resu
     let mut progress = Progress::new(common.quiet || !text);
     let numbers = undo.numbers();
     let packages_stay = !purge && !undo.packages().is_empty();
-    let outcome = undo.carry_out(options.force, purge, &mut |event| progress.show(event))?;
+    let is_complete = undo.is_complete();
+    let mut outcome = undo.carry_out(options.force, purge, &mut |event| progress.show(event))?;
+    if is_complete
+        && host.is_live()
+        && let Err(error) = blocks::end()
+    {
+        outcome.problems.push(format!("{error:#}"));
+    }
     tell(common, &numbers, &outcome, packages_stay);
     Ok(if outcome.problems.is_empty() { Exit::Good } else { Exit::Error })
 }
 
-fn shown(undo: &Undo, options: &UndoOptions) -> Page {
+fn shown(undo: &Undo, options: &UndoOptions, is_live: bool) -> Page {
     let mut page = Page::new();
     let numbers: Vec<String> = undo.numbers().iter().map(u32::to_string).collect();
     page.line(format!("Taking back run {}", numbers.join(", ")));
@@ -65,6 +73,11 @@ fn shown(undo: &Undo, options: &UndoOptions) -> Page {
         for line in unified(&one.path, one.applied.as_deref(), one.now.as_deref()).lines() {
             page.line(format!("    {line}"));
         }
+    }
+    let blocked = if undo.is_complete() && is_live { blocks::look().map_or(0, |listed| listed.len()) } else { 0 };
+    if blocked > 0 {
+        let hosts = if blocked == 1 { "one host that is".to_owned() } else { format!("{blocked} hosts that are") };
+        page.wrapped("  blocks      ", &format!("free {hosts} blocked, and forget them"));
     }
     for rule in undo.rules() {
         page.wrapped("  rule        ", &format!("delete {rule}"));

@@ -220,7 +220,15 @@ mod tests {
             kind,
             ip_options: IpOptions::NotSet,
         };
-        Scan { probe, ignored: false, triggered: Word::True, noblock: Word::False, blocked: Word::True, reaction }
+        Scan {
+            probe,
+            ignored: false,
+            triggered: Word::True,
+            noblock: Word::False,
+            blocked: Word::True,
+            reaction,
+            insists: false,
+        }
     }
 
     fn lines(dialect: Dialect) -> Lines {

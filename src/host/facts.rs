@@ -24,6 +24,8 @@ pub enum Generation {
 
 /// What runs the built-in portsentry.
 pub const EMBEDDED_UNIT: &str = "harden-portsentry.service";
+/// Has the kernel block whom the ledger says before the network is up, and frees them as it is stopped.
+pub const BLOCKS_UNIT: &str = "harden-portsentry-blocks.service";
 
 impl Generation {
     /// The generation of a Debian package version such as `1.2-14+b1`.
@@ -52,7 +54,7 @@ impl Generation {
         match self {
             Generation::UnitModes => &["portsentry@atcp.service", "portsentry@audp.service"],
             Generation::SysvModes | Generation::OneProcess => &["portsentry.service"],
-            Generation::Embedded => &[EMBEDDED_UNIT],
+            Generation::Embedded => &[EMBEDDED_UNIT, BLOCKS_UNIT],
         }
     }
 
@@ -96,6 +98,14 @@ impl Generation {
             Generation::SysvModes | Generation::UnitModes => None,
             Generation::OneProcess => Some("/run/portsentry/portsentry.blocked"),
             Generation::Embedded => Some("/run/harden-portsentry/portsentry.blocked"),
+        }
+    }
+
+    /// Its units that are restarted to take another configuration.
+    pub fn daemons(self) -> &'static [&'static str] {
+        match self {
+            Generation::Embedded => &[EMBEDDED_UNIT],
+            other => other.units(),
         }
     }
 
@@ -145,7 +155,7 @@ const PACKAGES: [&str; 10] = [
     "harden-portsentry",
 ];
 
-const UNITS: [&str; 7] = [
+const UNITS: [&str; 8] = [
     "portsentry.service",
     "portsentry@atcp.service",
     "portsentry@audp.service",
@@ -153,6 +163,7 @@ const UNITS: [&str; 7] = [
     "portsentry@udp.service",
     "fail2ban.service",
     EMBEDDED_UNIT,
+    BLOCKS_UNIT,
 ];
 
 impl Facts {

@@ -81,7 +81,8 @@ fn without_watching(ruleset: &str) -> String {
     let mut watching = false;
     let mut kept = String::new();
     for line in ruleset.lines() {
-        watching |= line.starts_with("table inet harden_portsentry");
+        let is_of_blocks = line.starts_with("table inet harden_portsentry_blocks ");
+        watching |= line.starts_with("table inet harden_portsentry") && !is_of_blocks;
         if !watching {
             kept.push_str(line);
             kept.push('\n');
@@ -157,11 +158,20 @@ impl Host {
     pub fn try_rule(&self, ipv6: bool, target: &str) -> Result<(), String> {
         let address = if ipv6 { "2001:db8::1" } else { "192.0.2.1" }; // RFC 3849, RFC 5737: documentation
         let words = ["--net", "--", program(ipv6), "-w", "5", "-I", "INPUT", "-s", address, "-j", target];
-        match Invocation::new("unshare", &words).run() {
-            Ok(output) if output.ok() => Ok(()),
-            Ok(output) => Err(output.last_words()),
-            Err(error) => Err(format!("{error:#}")),
-        }
+        tried(&Invocation::new("unshare", &words))
+    }
+
+    /// Whether the kernel takes the ruleset `text` (nft's language), tried in the same way.
+    pub fn try_ruleset(&self, text: &str) -> Result<(), String> {
+        tried(&Invocation::new("unshare", &["--net", "--", "nft", "-f", "-"]).input(text))
+    }
+}
+
+fn tried(invocation: &Invocation) -> Result<(), String> {
+    match invocation.run() {
+        Ok(output) if output.ok() => Ok(()),
+        Ok(output) => Err(output.last_words()),
+        Err(error) => Err(format!("{error:#}")),
     }
 }
 

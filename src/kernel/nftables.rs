@@ -176,7 +176,12 @@ fn answer(socket: &Socket) -> Result<NetlinkPayload<NetfilterMessage>> {
     let (answer, _) = socket.recv_from_full().context("the kernel did not answer about nftables")?;
     let answer = NetlinkMessage::deserialize(&answer).context("cannot read the kernel's answer")?;
     match answer.payload {
-        NetlinkPayload::Error(error) if error.code.is_some() => Err(error.to_io().into()),
+        NetlinkPayload::Error(error) if error.code.is_some() => {
+            let error = error.to_io();
+            let may_not = error.kind() == std::io::ErrorKind::PermissionDenied;
+            let error = anyhow::Error::from(error);
+            Err(if may_not { error.context("nftables takes CAP_NET_ADMIN in this network namespace") } else { error })
+        }
         payload => Ok(payload),
     }
 }

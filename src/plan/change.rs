@@ -73,7 +73,7 @@ pub enum FileKind {
     HostsAccess,
     /// The ignore list: our marked entries go, foreign lines stay.
     AddressList,
-    /// hosts.deny: what the daemon added goes, foreign lines stay. Never written by apply.
+    /// hosts.deny: what the daemon added and our marked entry go, foreign lines stay.
     Blocks,
     /// Records of what happened: removed only if still empty.
     Log,

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 
 use crate::history;
-use crate::host::{CommandOutput, EMBEDDED_UNIT, Host, Invocation, Packages, RuleList, ServiceManager};
+use crate::host::{BLOCKS_UNIT, CommandOutput, EMBEDDED_UNIT, Host, Invocation, Packages, RuleList, ServiceManager};
 
 use super::change::{FileChange, FileKind};
 use super::execute::Event;
@@ -109,6 +109,11 @@ impl<'a> Undo<'a> {
         &self.packages
     }
 
+    /// Whether no earlier run stays in force, so that whoever was blocked since is freed.
+    pub fn is_complete(&self) -> bool {
+        self.complete
+    }
+
     /// The firewall rules of blocks made since.
     pub fn rules(&self) -> impl Iterator<Item = &str> {
         self.rules.iter().map(|(_, rule)| rule.as_str())
@@ -186,7 +191,7 @@ impl<'a> Undo<'a> {
                 Some(text) => without_blocks(text, before.as_deref(), &self.blocked),
                 None => None,
             },
-            FileKind::Blocks => now.clone(),
+            FileKind::Blocks => merged(now.as_deref(), before, with_hosts_entries_of)?,
             FileKind::Log if before.is_none() && now.as_ref().is_some_and(Vec::is_empty) => None,
             FileKind::Log => now.clone(),
             FileKind::Generated if before.is_none() => None,
@@ -307,9 +312,9 @@ impl<'a> Undo<'a> {
         if live {
             self.release_bans();
             // Nothing may block anybody while blocks are being lifted.
-            for (unit, ..) in
-                self.units.iter().filter(|(unit, ..)| unit.starts_with("portsentry") || unit == EMBEDDED_UNIT)
-            {
+            for (unit, ..) in self.units.iter().filter(|(unit, ..)| {
+                unit.starts_with("portsentry") || [EMBEDDED_UNIT, BLOCKS_UNIT].contains(&unit.as_str())
+            }) {
                 try_to(self.host.stop(unit), &mut outcome.problems);
             }
         }

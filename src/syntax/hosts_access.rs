@@ -22,21 +22,27 @@ pub struct HostsAccess {
     lines: Vec<Line>,
 }
 
-/// An entry of ours: every daemon, one network.
+/// An entry of ours: every daemon, and whom it is about.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct MarkedEntry {
-    pub network: IpNet,
+pub enum MarkedEntry {
+    Network(IpNet),
+    /// Whoever stands in the file of this absolute path.
+    File(String),
 }
 
 impl MarkedEntry {
     /// Every daemon for `network`; host bits are cut off, for with them libwrap matches nobody (trap 2).
     pub fn all(network: IpNet) -> MarkedEntry {
-        MarkedEntry { network: network.trunc() }
+        MarkedEntry::Network(network.trunc())
     }
 
     fn text(&self) -> String {
-        let (address, bits) = (self.network.addr(), self.network.prefix_len());
-        let client = match (address, bits == self.network.max_prefix_len()) {
+        let network = match self {
+            MarkedEntry::Network(network) => network,
+            MarkedEntry::File(path) => return format!("ALL: {path}"),
+        };
+        let (address, bits) = (network.addr(), network.prefix_len());
+        let client = match (address, bits == network.max_prefix_len()) {
             (IpAddr::V4(address), true) => address.to_string(),
             // 0.0.0.0/0 matches nobody.
             (IpAddr::V4(_), false) if bits == 0 => "0.0.0.0/0.0.0.0".to_owned(),
@@ -48,7 +54,11 @@ impl MarkedEntry {
     }
 
     fn parse(text: &str) -> Option<MarkedEntry> {
-        let plain = text.strip_prefix("ALL:")?.trim().replace(['[', ']'], "").replace("/0.0.0.0", "/0");
+        let client = text.strip_prefix("ALL:")?.trim();
+        if client.starts_with('/') {
+            return Some(MarkedEntry::File(client.to_owned()));
+        }
+        let plain = client.replace(['[', ']'], "").replace("/0.0.0.0", "/0");
         let network = plain.parse::<IpAddr>().map(IpNet::from).or_else(|_| plain.parse()).ok()?;
         Some(MarkedEntry::all(network))
     }

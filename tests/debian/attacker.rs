@@ -34,10 +34,12 @@ impl Bed {
             .contains("closed")
     }
 
-    /// All rules of the box, of whatever tool is there; without the table that only watches, which names whom it saw.
+    /// All rules of the box, of whatever tool is there, and whom our own sets block; without the tables that only watch,
+    /// which name whom they saw.
     pub fn firewall(&self) -> String {
         self.ok("for tool in 'iptables -S' 'ip6tables -S'; do ! command -v ${tool%% *} >/dev/null || $tool; done
-                 ! command -v nft >/dev/null || nft list tables | grep -v harden_portsentry | while read -r table; do nft list $table; done; true")
+                 ! command -v nft >/dev/null || nft list tables | grep -v harden_portsentry | while read -r table; do nft list $table; done
+                 for set in blocked4 blocked6; do nft -s list set inet harden_portsentry_blocks $set 2>/dev/null; done; true")
     }
 
     /// Whether a rule or a set of the firewall names the address.

@@ -2,7 +2,7 @@
 
 use crate::bed::{Bed, OTHER_OUTSIDER, OUTSIDER, Suite, wait_for};
 
-/// Sees the closed ports of a scan that the firewall drops, before and after `reload`; the scanner is blocked.
+/// Sees a scan of closed ports that the firewall drops, before and after `reload`; the scanner is blocked.
 fn seen_behind(bed: &Bed, reload: &str) {
     bed.apply();
     bed.wait_until_it_listens();
@@ -12,6 +12,8 @@ fn seen_behind(bed: &Bed, reload: &str) {
     bed.wait_until_it_listens();
     seen(bed, OTHER_OUTSIDER);
     bed.wait_until_blocked(OTHER_OUTSIDER);
+    // With that ban fail2ban finds that its rules were flushed, and brings back all of them.
+    bed.wait_until_banned(OTHER_OUTSIDER);
     bed.tool("verify").succeeds();
 }
 
@@ -19,8 +21,9 @@ fn seen(bed: &Bed, source: &str) {
     assert!(bed.ssh_answers(source), "the firewall lets ssh through");
     let scan = bed.attack(&format!("nmap -sS -Pn -n --max-retries 0 -p 1-20 -S {source} -e wire 192.168.66.1"));
     assert!(!scan.stdout.contains("closed"), "the firewall drops the rest: {scan}");
-    let told = || bed.run("cat /var/log/portsentry.log").stdout.matches(&format!("from: [{source}]")).count();
-    wait_for(bed.patience(20), &format!("20 ports of {source} in the history"), || told() == 20);
+    // The first probe is enough: those behind it meet the block.
+    let told = || bed.run("cat /var/log/portsentry.log").stdout.contains(&format!("from: [{source}]"));
+    wait_for(bed.patience(20), &format!("{source} in the history"), told);
 }
 
 pub fn behind_nftables(suite: Suite) {

@@ -187,10 +187,19 @@ pub fn trap_18_verify_sees_firewall_and_memory_drift_apart(suite: Suite) {
     wait_for(seconds(30), "fail2ban's ban", || bed.ok("fail2ban-client status portsentry").contains(OUTSIDER));
     bed.tool("verify").succeeds();
 
-    bed.ok("nft flush ruleset");
-    assert!(!bed.firewall_names(OUTSIDER), "the rules are gone");
-    assert!(bed.ok("fail2ban-client status portsentry").contains(OUTSIDER), "and fail2ban still counts its ban");
-    bed.tool("verify").exits(2).says(OUTSIDER);
+    if suite.units() == ["harden-portsentry.service"] {
+        // It brings its blocks back by itself, unless it is held up; then verify sees it.
+        bed.ok("systemctl kill --signal=STOP harden-portsentry; nft flush ruleset");
+        bed.tool("verify").exits(2).says(OUTSIDER);
+        bed.ok("systemctl kill --signal=CONT harden-portsentry");
+        bed.wait_until_blocked(OUTSIDER);
+        wait_for(seconds(20), "verify to be content", || bed.tool("verify").status == 0);
+    } else {
+        bed.ok("nft flush ruleset");
+        assert!(!bed.firewall_names(OUTSIDER), "the rules are gone");
+        assert!(bed.ok("fail2ban-client status portsentry").contains(OUTSIDER), "and fail2ban still counts its ban");
+        bed.tool("verify").exits(2).says(OUTSIDER);
+    }
 
     bed.ok("systemctl restart nftables"); // flushes as well, but as a unit, after which ours brings the bans back
     bed.wait_until_blocked(OUTSIDER);

@@ -58,6 +58,8 @@ pub(super) fn denied_address(line: &str) -> Option<IpAddr> {
 /// hosts.deny without the lines about `blocked` that `before` had not; gone if it was not there and nothing
 /// else stands in it.
 pub(super) fn without_blocks(now: &[u8], before: Option<&[u8]>, blocked: &BTreeSet<IpAddr>) -> Option<Vec<u8>> {
+    // Our own entry as it was, which is not there in the first place.
+    let now = &with_hosts_entries_of(now, before.unwrap_or_default()).unwrap_or_else(|_| now.to_vec())[..];
     let mut extra = added_lines(now, before.unwrap_or_default());
     extra.retain(|line| denied_address(line).is_some_and(|address| blocked.contains(&address)));
     let mut kept = Vec::new();
@@ -93,6 +95,10 @@ mod tests {
         let left = without_blocks(now, Some(before), &blocked).unwrap();
         assert_eq!(String::from_utf8(left).unwrap(), "# mine\nALL: 198.51.100.1 : DENY\nsshd: 192.0.2.1\n");
         assert_eq!(without_blocks(b"ALL: 203.0.113.9 : DENY\n", None, &blocked), None);
+        let mut ours = HostsAccess::parse(before);
+        ours.set_marked(&[crate::syntax::hosts_access::MarkedEntry::File("/var/lib/denied".to_owned())]).unwrap();
+        assert_ne!(ours.to_bytes(), before);
+        assert_eq!(without_blocks(&ours.to_bytes(), Some(before), &blocked).unwrap(), before);
     }
 
     #[test]
