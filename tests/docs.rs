@@ -90,7 +90,11 @@ fn every_key_of_the_policy_is_described() {
     };
     let mut keys: Vec<String> = known("unheard_of = 1\n");
     assert!(keys.len() >= 9, "{keys:?}");
-    for (table, policy) in [("lan", "[lan]\nunheard_of = 1\n"), ("ssh_client", "[[ssh_client]]\nunheard_of = 1\n")] {
+    for (table, policy) in [
+        ("lan", "[lan]\nunheard_of = 1\n"),
+        ("block", "[block]\nunheard_of = 1\n"),
+        ("ssh_client", "[[ssh_client]]\nunheard_of = 1\n"),
+    ] {
         keys.retain(|key| key != table);
         keys.extend(known(policy).into_iter().map(|key| format!("{table}.{key}")));
     }
@@ -173,7 +177,7 @@ fn the_readme_names_every_command_and_the_flags_that_it_uses_exist() {
     for name in list.lines().take_while(|line| !line.is_empty()).filter_map(|line| line.split_whitespace().next()) {
         assert!(name == "help" || readme.contains(&format!("| `{name}")), "README.md does not name {name}");
     }
-    let commands = ["diff", "apply", "verify", "undo", "runs", "init"];
+    let commands = ["diff", "apply", "verify", "undo", "runs", "init", "block", "unblock", "blocked"];
     let flag = Regex::new(r"--[a-z][a-z-]+").expect("a pattern");
     let help = commands.map(|name| run(BUILT.as_ref(), &[name, "--help"], &[]).exits(0).stdout).concat();
     let known: BTreeSet<&str> = flag.find_iter(&help).map(|found| found.as_str()).collect();

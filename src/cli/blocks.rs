@@ -30,7 +30,7 @@ pub fn block(common: &Common, options: &BlockOptions) -> Result<Exit> {
         Some(Some(length)) => Wanted::Seconds(length.as_secs()),
     };
     let address = options.address.to_canonical();
-    let answer = ask(common, Request::Block { address, length, why: options.why.clone() })?;
+    let answer = ask(Request::Block { address, length, why: options.why.clone() })?;
     if let Answer::Blocked { until, already } = &answer {
         let until = until.map_or("for ever".to_owned(), |until| format!("until {}", local(until)));
         let is = if *already { "is blocked already" } else { "is blocked" };
@@ -47,7 +47,7 @@ pub fn unblock(common: &Common, options: &UnblockOptions) -> Result<Exit> {
         Some(address) => Request::Unblock { address: address.to_canonical(), why },
         None => Request::UnblockAll { why },
     };
-    let answer = ask(common, request)?;
+    let answer = ask(request)?;
     if let Answer::Freed(freed) = &answer {
         let text = match (options.address, freed.len()) {
             (Some(address), 0) => format!("{address} was not blocked."),
@@ -100,11 +100,14 @@ fn live(common: &Common) -> Result<()> {
     if !host.is_live() {
         bail!("blocks are the running system's; leave --root out");
     }
+    if let Some((flag, path)) = common.flags().named.first() {
+        bail!("{flag} {} does not count here: blocks go by {POLICY}, as the daemon does", path.display());
+    }
     demand_root(&host)
 }
 
 /// Asks the daemon, or does it in its place if none runs.
-fn ask(common: &Common, request: Request) -> Result<Answer> {
+fn ask(request: Request) -> Result<Answer> {
     let start = Instant::now();
     let answer = loop {
         if let Some(answer) = control::ask(&request)? {
@@ -128,10 +131,7 @@ fn ask(common: &Common, request: Request) -> Result<Answer> {
     };
     match answer {
         Answer::Refused(why) => bail!("{why}"),
-        answer => {
-            let _ = common;
-            Ok(answer)
-        }
+        answer => Ok(answer),
     }
 }
 
