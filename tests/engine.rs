@@ -12,6 +12,7 @@ const POLICY: &str = "/etc/harden-portsentry/policy.toml";
 const CONF: &str = "/etc/harden-portsentry/portsentry.conf";
 const LIST: &str = "/etc/harden-portsentry/portsentry.ignore";
 const UNIT: &str = "/etc/systemd/system/harden-portsentry.service";
+const HISTORY: &str = "/var/log/harden-portsentry/portsentry.log";
 const WANTED: &str = "/etc/systemd/system/multi-user.target.wants/harden-portsentry.service";
 
 /// A fixture whose policy wants the embedded engine.
@@ -83,27 +84,23 @@ fn the_embedded_engine_gets_a_configuration_a_list_and_a_unit_of_its_own() {
         assert_eq!(
             keys,
             [
-                "BLOCKED_FILE",
                 "BLOCK_TCP",
                 "BLOCK_UDP",
                 "HISTORY_FILE",
                 "IGNORE_FILE",
-                "KILL_ROUTE",
+                "KILL_NFT",
                 "RESOLVE_HOST",
                 "TCP_PORTS",
                 "UDP_PORTS"
             ]
         );
         assert_eq!(conf["IGNORE_FILE"], LIST);
-        assert_eq!(conf["HISTORY_FILE"], "/var/log/portsentry.log");
-        assert_eq!(conf["BLOCKED_FILE"], "/run/harden-portsentry/portsentry.blocked");
+        assert_eq!(conf["HISTORY_FILE"], HISTORY);
         assert_eq!(conf["TCP_PORTS"], "1-112,114-138,140-1023");
         assert!(conf["UDP_PORTS"].starts_with("1-66,69-122,"), "{conf:?}");
         assert_eq!([&conf["BLOCK_TCP"], &conf["BLOCK_UDP"], &conf["RESOLVE_HOST"]], ["1"; 3]);
-        let kill_route = &conf["KILL_ROUTE"];
-        for part in ["/usr/sbin/iptables", "/usr/sbin/ip6tables", "/etc/hosts.deny"] {
-            assert!(kill_route.contains(part), "{kill_route}");
-        }
+        assert_eq!(conf["KILL_NFT"], "drop");
+        assert!(fixture.text("/etc/hosts.deny").contains("\nALL: /var/lib/harden-portsentry/denied\n"));
 
         let list = fixture.text(LIST);
         assert!(list.contains("\n192.168.1.0/24\n") && list.contains("\n192.0.2.53/32\n"), "{list}");
@@ -112,7 +109,8 @@ fn the_embedded_engine_gets_a_configuration_a_list_and_a_unit_of_its_own() {
         assert!(unit.contains("\nType=notify\n"), "{unit}");
         assert!(is_enabled(&fixture));
         let jail = fixture.text("/etc/fail2ban/jail.d/portsentry.conf");
-        assert!(jail.contains("\nlogpath = /var/log/portsentry.log\n"), "{jail}");
+        assert!(jail.contains(&format!("\nlogpath = {HISTORY}\n")), "{jail}");
+        assert!(fixture.text("/etc/logrotate.d/harden-portsentry").contains(&format!("\n{HISTORY} {{\n")));
         assert!(fixture.text("/etc/hosts.allow").contains("\nALL: 192.168.1.0/24\n"));
     }
 }
@@ -128,23 +126,6 @@ fn what_an_administrator_set_for_the_embedded_engine_stays() {
     assert!(fixture.text(CONF).ends_with(ours));
     fixture.append(CONF, "SCAN_PROTS=\"3\"\n");
     fixture.refuses(&[CONF, "SCAN_PROTS", "did you mean SCAN_PORTS?"]);
-}
-
-/// logrotate refuses a log that two of its files name, and portsentry 2.0's package brings one for the same.
-#[test]
-fn the_history_is_rotated_once() {
-    const OURS: &str = "/etc/logrotate.d/harden-portsentry";
-    const PACKAGE: &str = "/etc/logrotate.d/portsentry";
-    let fixture = embedded(14);
-    let _ = fs::remove_file(fixture.path(PACKAGE));
-    fixture.apply();
-    assert!(
-        fixture.text(OURS).contains("/var/log/portsentry.log {") && fixture.text(OURS).contains("create 0640 root adm")
-    );
-    fixture.write(PACKAGE, "/var/log/portsentry.log { weekly }\n");
-    fixture.apply();
-    assert!(!fixture.path(OURS).exists());
-    fixture.run(&["diff"]).exits(0);
 }
 
 #[test]
@@ -228,10 +209,8 @@ fn the_engine_can_be_changed_and_changed_back() {
         fixture.apply();
         fs::remove_file(fixture.path(POLICY)).expect("it is ours");
         let mut third = files(&fixture);
-        if debian != 14 {
-            // what the embedded engine caught is a record, and stays
-            assert!(third.remove(Path::new("var/log/portsentry.log")).is_some());
-        }
+        // what the embedded engine caught is a record, and stays
+        assert!(third.remove(Path::new(HISTORY.trim_start_matches('/'))).is_some());
         same(&first, &third, "nothing of the embedded engine is left (left: before it)");
 
         fixture.run(&["undo", "2", "--yes"]).exits(0);

@@ -7,7 +7,8 @@ use anyhow::{Context as _, Result};
 use askama::Template;
 
 use crate::blocks::TABLE;
-use crate::host::{EMBEDDED_UNIT, Generation, Host};
+use crate::daemon::responder;
+use crate::host::{EMBEDDED_UNIT, EMBEDDED_USER, Generation, Host, SYSUSERS};
 use crate::plan::{Content, Draft, FileKind, Step};
 use crate::syntax::address_list::AddressList;
 
@@ -21,6 +22,8 @@ pub const IGNORE_LIST: &[u8] = include_bytes!("../../templates/portsentry.ignore
 const UNIT: &str = "/etc/systemd/system/harden-portsentry.service";
 /// Has the kernel block again whom the ledger says, at boot.
 const BLOCKS: &str = "/etc/systemd/system/harden-portsentry-blocks.service";
+const RESPONDER_SOCKET: &str = "/etc/systemd/system/harden-portsentry-responder.socket";
+const RESPONDER: &str = "/etc/systemd/system/harden-portsentry-responder@.service";
 /// nftables.service begins by flushing every table, and the one that picks the packets with them.
 const DROP_IN: &str = "/etc/systemd/system/nftables.service.d/harden-portsentry-table.conf";
 
@@ -28,11 +31,26 @@ const DROP_IN: &str = "/etc/systemd/system/nftables.service.d/harden-portsentry-
 const POLICY: &str = "/etc/harden-portsentry/policy.toml";
 
 const LOGROTATE: &str = "/etc/logrotate.d/harden-portsentry";
-const PACKAGE_LOGROTATE: &str = "/etc/logrotate.d/portsentry";
 
 #[derive(Template)]
 #[template(path = "harden-portsentry.service", escape = "none")]
 struct Service<'a> {
+    program: &'a str,
+    conf: &'a str,
+    user: &'a str,
+}
+
+/// Where the watcher asks for what takes more rights than it has.
+#[derive(Template)]
+#[template(path = "harden-portsentry-responder.socket", escape = "none", ext = "txt")]
+struct ResponderSocket<'a> {
+    socket: &'a str,
+    user: &'a str,
+}
+
+#[derive(Template)]
+#[template(path = "harden-portsentry-responder.service", escape = "none")]
+struct ResponderService<'a> {
     program: &'a str,
     conf: &'a str,
 }
@@ -59,44 +77,36 @@ pub fn reads(context: &Context) -> Vec<&'static str> {
 
 /// Plans its unit.
 pub fn put_unit(context: &Context, draft: &mut Draft, step: &mut Step) -> Result<()> {
-    let service = Service { program: variables::place(context), conf: Generation::Embedded.conf() };
-    let mut text = service.render().context("cannot fill a template")?;
-    text.push('\n'); // askama drops the last one
-    let why = "runs the portsentry built into this program";
-    step.file(draft.put(Path::new(UNIT), text.as_bytes(), 0o644, FileKind::Whole, why)?);
-    let service = BlocksService { program: variables::place(context), table: TABLE };
-    let mut text = service.render().context("cannot fill a template")?;
-    text.push('\n');
-    let why = "whoever was blocked is so again before the network is up";
-    step.file(draft.put(Path::new(BLOCKS), text.as_bytes(), 0o644, FileKind::Whole, why)?);
+    let (program, conf) = (variables::place(context), Generation::Embedded.conf());
+    let mut unit = |path: &str, text: askama::Result<String>, why: &str| -> Result<()> {
+        let mut text = text.context("cannot fill a template")?;
+        text.push('\n'); // askama drops the last one
+        step.file(draft.put(Path::new(path), text.as_bytes(), 0o644, FileKind::Whole, why)?);
+        Ok(())
+    };
+    let watcher = Service { program, conf, user: EMBEDDED_USER };
+    unit(UNIT, watcher.render(), "runs the portsentry built into this program, as a user that may do nothing else")?;
+    let socket = ResponderSocket { socket: responder::SOCKET, user: EMBEDDED_USER };
+    unit(RESPONDER_SOCKET, socket.render(), "commands and names are another process's, which it asks here")?;
+    let responder = ResponderService { program, conf };
+    unit(RESPONDER, responder.render(), "that process, started when it is asked")?;
+    let blocks = BlocksService { program, table: TABLE };
+    unit(BLOCKS, blocks.render(), "whoever was blocked is so again before the network is up")?;
+    let text = include_bytes!("../../templates/harden-portsentry.sysusers");
+    step.file(draft.put(Path::new(SYSUSERS), text, 0o644, FileKind::Whole, "the user, made as the unit starts")?);
     let text = include_bytes!("../../templates/nftables-embedded.conf");
     let why = "it flushes the table of blocked hosts";
     step.file(draft.put(Path::new(DROP_IN), text, 0o644, FileKind::Whole, why)?);
-    // logrotate refuses a log that two of its files name, and portsentry 2.0's package names this one.
-    if context.host.exists(PACKAGE_LOGROTATE) {
-        remove_ours(
-            draft,
-            LOGROTATE,
-            "portsentry's package rotates this log, and logrotate wants it named once",
-            step,
-        )?;
-    } else {
-        let text = include_bytes!("../../templates/logrotate-embedded.conf");
-        step.file(draft.put(
-            Path::new(LOGROTATE),
-            text,
-            0o644,
-            FileKind::Whole,
-            "its history does not grow for ever",
-        )?);
-    }
+    let text = include_bytes!("../../templates/logrotate-embedded.conf");
+    let why = "its history does not grow for ever";
+    step.file(draft.put(Path::new(LOGROTATE), text, 0o644, FileKind::Whole, why)?);
     Ok(())
 }
 
 /// Plans that all of it goes, but for what others wrote into the ignore list.
 pub fn remove(draft: &mut Draft, step: &mut Step) -> Result<()> {
     let why = format!("it is for {EMBEDDED_UNIT}, and Debian's portsentry watches instead");
-    for path in [UNIT, BLOCKS, DROP_IN, LOGROTATE, Generation::Embedded.conf()] {
+    for path in [UNIT, BLOCKS, RESPONDER_SOCKET, RESPONDER, SYSUSERS, DROP_IN, LOGROTATE, Generation::Embedded.conf()] {
         remove_ours(draft, path, &why, step)?;
     }
     let path = Generation::Embedded.ignore_list();

@@ -5,8 +5,9 @@ use std::collections::BTreeSet;
 use std::fs::OpenOptions;
 use std::io::{Result, Write};
 use std::net::IpAddr;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+
+use super::own_files;
 
 /// The file and what is in it.
 pub struct Denied {
@@ -35,9 +36,7 @@ impl Denied {
         } else if new.is_empty() {
             return Ok(());
         } else {
-            OpenOptions::new()
-                .append(true)
-                .open(&self.path)
+            own_files::open(&self.path, OpenOptions::new().append(true))
                 .and_then(|mut file| file.write_all(text(new.iter()).as_bytes()))
         };
         self.is_behind = result.is_err();
@@ -47,12 +46,7 @@ impl Denied {
     /// Beside and in its place, so that nobody reads half of it.
     fn write_anew(&self) -> Result<()> {
         let new = self.path.with_extension("new");
-        let written = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o644)
-            .open(&new)
+        let written = own_files::create(&new, 0o644)
             .and_then(|mut file| file.write_all(text(self.addresses.iter()).as_bytes()))
             .and_then(|()| std::fs::rename(&new, &self.path));
         if written.is_err() {

@@ -6,13 +6,14 @@
 
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
-use std::io::{ErrorKind, Write};
+use std::io::Write;
 use std::net::IpAddr;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, fchown};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
+use super::own_files;
 use super::record::Record;
 
 const HEADER: &str = "# Who is blocked until when, by harden-portsentry(8): `harden-portsentry blocked` shows it.\n";
@@ -72,23 +73,22 @@ impl Ledger {
     /// It cannot be read or written.
     pub fn open(path: &Path) -> Result<(Ledger, Read)> {
         let doing = || format!("cannot open the ledger {}", path.display());
-        let bytes = match std::fs::read(path) {
-            Ok(bytes) => bytes,
-            Err(error) if error.kind() == ErrorKind::NotFound => Vec::new(),
-            Err(error) => return Err(error).with_context(doing),
-        };
+        let bytes = own_files::read(path).with_context(doing)?;
         let found = read(&bytes, path);
         if !found.complaints.is_empty() {
             let kept = path.with_extension("damaged");
-            std::fs::write(&kept, &bytes).with_context(|| format!("cannot keep a copy as {}", kept.display()))?;
+            own_files::create(&kept, 0o640)
+                .and_then(|mut file| file.write_all(&bytes))
+                .with_context(|| format!("cannot keep a copy as {}", kept.display()))?;
         }
-        let file = OpenOptions::new().append(true).create(true).mode(0o640).open(path).with_context(doing)?;
+        let mut options = OpenOptions::new();
+        let file = own_files::open(path, options.append(true).create(true).mode(0o640)).with_context(doing)?;
         let mut ledger = Ledger { path: path.to_owned(), file, lines: found.lines, addresses: found.records.len() };
         if found.whole < bytes.len() {
             ledger.file.set_len(found.whole as u64).with_context(doing)?;
         }
         if found.whole == 0 {
-            ledger.give_to_owner_of_directory(&ledger.file);
+            own_files::give_to_owner_of_directory(path, &ledger.file);
             ledger.file.write_all(HEADER.as_bytes()).with_context(doing)?;
         }
         if !found.complaints.is_empty() {
@@ -127,7 +127,7 @@ impl Ledger {
     /// # Errors
     /// It cannot be read or written; the old one goes on.
     pub fn compact(&mut self, matters: impl Fn(&Record) -> bool) -> Result<()> {
-        let bytes = std::fs::read(&self.path).with_context(|| format!("cannot read {}", self.path.display()))?;
+        let bytes = own_files::read(&self.path).with_context(|| format!("cannot read {}", self.path.display()))?;
         let mut records = read(&bytes, &self.path).records;
         records.retain(matters);
         self.write_anew(&records)
@@ -139,13 +139,12 @@ impl Ledger {
         let text: String =
             std::iter::once(HEADER.to_owned()).chain(records.iter().map(|record| format!("{record}\n"))).collect();
         let result = (|| -> std::io::Result<File> {
-            let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o640).open(&new)?;
-            self.give_to_owner_of_directory(&file);
+            let mut file = own_files::create(&new, 0o640)?;
             file.write_all(text.as_bytes())?;
             file.sync_all()?;
             std::fs::rename(&new, &self.path)?;
             File::open(self.path.parent().unwrap_or(Path::new("/")))?.sync_all()?;
-            OpenOptions::new().append(true).open(&self.path)
+            Ok(file)
         })();
         match result {
             Ok(file) => {
@@ -159,13 +158,6 @@ impl Ledger {
                 self.addresses = self.lines;
                 Err(error).with_context(doing)
             }
-        }
-    }
-
-    /// A file that root begins has to be the daemon's, too, which may be another user.
-    fn give_to_owner_of_directory(&self, file: &File) {
-        if let Some(Ok(directory)) = self.path.parent().map(std::fs::metadata) {
-            let _ = fchown(file, Some(directory.uid()), Some(directory.gid()));
         }
     }
 }

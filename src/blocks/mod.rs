@@ -11,6 +11,7 @@ mod denied;
 mod guard;
 mod ignore;
 mod ledger;
+mod own_files;
 mod record;
 mod state;
 mod table;
@@ -296,11 +297,10 @@ impl Blocks {
 /// The ledger cannot be read, or the kernel refuses.
 pub fn look() -> Result<Vec<Listed>> {
     let path = Path::new(DIRECTORY).join("ledger");
-    let bytes = match std::fs::read(&path) {
-        Ok(bytes) => bytes,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(error).with_context(|| format!("cannot read {}", path.display())),
-    };
+    let bytes = own_files::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    if bytes.is_empty() {
+        return Ok(Vec::new());
+    }
     let now = Now::read();
     let mut state = State::new(Terms::default(), now.boot);
     state.restore(&ledger::read(&bytes, &path).records, now);
@@ -376,8 +376,10 @@ fn matters(record: &Record, now: Now) -> bool {
 
 fn lock(path: &PathBuf) -> Result<File> {
     let doing = || format!("cannot take the lock {}", path.display());
-    let options = File::options().write(true).create(true).truncate(false).mode(0o600).to_owned();
-    let file = options.open(path).with_context(doing)?;
+    let mut options = File::options();
+    let file =
+        own_files::open(path, options.write(true).create(true).truncate(false).mode(0o600)).with_context(doing)?;
+    own_files::give_to_owner_of_directory(path, &file);
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => Err(Busy.into()),

@@ -66,6 +66,12 @@ pub enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true, hide = true)]
         words: Vec<OsString>,
     },
+    /// Run what the configuration says, and look up names, for a watcher at standard input; systemd starts it
+    #[command(hide = true)]
+    Responder {
+        #[arg(short, long = "configfile")]
+        conf: PathBuf,
+    },
     /// Write the man pages into DIRECTORY
     #[command(hide = true)]
     Man { directory: PathBuf },

@@ -23,6 +23,7 @@ use std::time::Duration;
 use anyhow::{Result, bail};
 use clap::Parser;
 
+use crate::daemon::responder;
 use crate::host::Host;
 use crate::report::Report;
 
@@ -90,6 +91,7 @@ pub fn main(words: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Init(options) => ("init", init::run(common, options)),
         // Its words are portsentry's, and were taken above.
         Command::Daemon { .. } => ("daemon", Ok(Exit::Usage)),
+        Command::Responder { conf } => ("responder", responder::serve(conf).map(|()| Exit::Good)),
         Command::Man { directory } => ("man", man::run(directory)),
     };
     match result {

@@ -40,6 +40,21 @@ impl Mode {
         }
     }
 
+    /// The mode of this name.
+    pub fn of(name: &str) -> Option<Mode> {
+        let all = [
+            Mode::Stealth,
+            Mode::Connect,
+            Mode::Tcp,
+            Mode::Udp,
+            Mode::StealthTcp,
+            Mode::StealthUdp,
+            Mode::AdvancedTcp,
+            Mode::AdvancedUdp,
+        ];
+        all.into_iter().find(|mode| mode.name() == name)
+    }
+
     /// Whose lines and whose configuration: the modes of 1.2 speak as 1.2 does.
     pub fn dialect(self) -> Dialect {
         match self {

@@ -26,6 +26,12 @@ impl HostName {
     }
 }
 
+impl std::fmt::Display for HostName {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.write_str(&self.0)
+    }
+}
+
 /// Writes lines for one generation, in local time.
 #[derive(Debug, Clone)]
 pub struct Lines {

@@ -19,6 +19,7 @@ mod output;
 mod ports;
 mod probe;
 mod respond;
+pub mod responder;
 mod run;
 mod start;
 mod table;

@@ -16,6 +16,7 @@ use jiff::Timestamp;
 use super::decide::Scan;
 use super::lines::{HostName, Lines};
 use super::output::{Output, Parcel};
+use super::responder::{Way, ask_names};
 
 pub const PATIENCE: Duration = Duration::from_secs(2);
 const LOOKUPS: usize = 4;
@@ -47,15 +48,17 @@ pub struct Names {
 }
 
 impl Names {
-    /// Starts the threads. Those that look up end with the process: one may hang in a lookup.
+    /// Starts the threads, or asks a responder.
     pub fn start(lines: Lines, output: Output) -> Names {
         let (news, queue) = sync_channel(2 * WAITING);
-        let (questions, asked) = sync_channel::<IpAddr>(WAITING);
-        let asked = Arc::new(Mutex::new(asked));
-        for _ in 0..LOOKUPS {
-            let (asked, news) = (Arc::clone(&asked), news.clone());
-            std::thread::spawn(move || look_up(&asked, &news));
-        }
+        let told = news.clone();
+        let tell = move |address, name| told.send(News::Name(address, name)).is_ok();
+        let questions = match Way::find() {
+            None => look_up_in_threads(tell),
+            Some(way) => ask_names(way, move |address, name| {
+                tell(address, name);
+            }),
+        };
         let teller = Teller {
             questions,
             output: output.clone(),
@@ -93,14 +96,28 @@ fn told(output: &Output, lines: &Lines, named: &Named, name: Option<&HostName>) 
     output.send(parcel);
 }
 
-fn look_up(asked: &Mutex<Receiver<IpAddr>>, news: &SyncSender<News>) {
-    loop {
-        let Ok(address) = asked.lock().map_err(drop).and_then(|queue| queue.recv().map_err(drop)) else { return };
-        let name = dns_lookup::lookup_addr(&address).ok().and_then(|name| HostName::clean(&name));
-        if news.send(News::Name(address, name)).is_err() {
-            return;
-        }
+/// Looks up what it is sent, a few at a time, in threads that end with the process: one may hang in a lookup. `tell` gets
+/// each name, and says whether anybody still wants to hear more.
+pub fn look_up_in_threads(
+    tell: impl Fn(IpAddr, Option<HostName>) -> bool + Send + Clone + 'static,
+) -> SyncSender<IpAddr> {
+    let (questions, asked) = sync_channel::<IpAddr>(WAITING);
+    let asked = Arc::new(Mutex::new(asked));
+    for _ in 0..LOOKUPS {
+        let (asked, tell) = (Arc::clone(&asked), tell.clone());
+        std::thread::spawn(move || {
+            loop {
+                let Ok(address) = asked.lock().map_err(drop).and_then(|queue| queue.recv().map_err(drop)) else {
+                    return;
+                };
+                let name = dns_lookup::lookup_addr(&address).ok().and_then(|name| HostName::clean(&name));
+                if !tell(address, name) {
+                    return;
+                }
+            }
+        });
     }
+    questions
 }
 
 struct Teller {

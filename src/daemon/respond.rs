@@ -1,16 +1,18 @@
 //! What is done to a scanner: hosts.deny, KILL_ROUTE, KILL_RUN_CMD, in a thread of its own and in the peers' order.
 
+use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::net::IpAddr;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
 
 use super::blocked_file;
 use super::config::{Block, Config};
@@ -18,6 +20,7 @@ use super::decide::{Reaction, Scan, Word};
 use super::lines::Lines;
 use super::names::Names;
 use super::output::{Output, Parcel, join_soon, locked};
+use super::responder::{Remote, Way};
 use crate::host::Invocation;
 use crate::syntax::Dialect;
 
@@ -25,6 +28,8 @@ use crate::syntax::Dialect;
 pub const WAITING: usize = 8_192;
 /// How long a command may take before it and its children are killed.
 pub const LIMIT: Duration = Duration::from_secs(30);
+/// How long a responder that has nothing to do is kept.
+const REST: Duration = Duration::from_secs(20);
 const HOSTS_DENY: &str = "/etc/hosts.deny";
 
 /// The commands of the configuration, with the mode that `$MODE$` stands for.
@@ -48,12 +53,73 @@ impl Commands {
         }
     }
 
-    /// `template` for this scan. What is put in is an address, a number and a mode: nothing that a shell would obey.
-    fn filled(&self, template: &str, scan: &Scan) -> String {
-        template
-            .replace("$TARGET$", &scan.probe.source.to_string())
-            .replace("$PORT$", &scan.probe.port.to_string())
-            .replace("$MODE$", self.mode)
+    /// `template` for this target. What is put in is an address, a number and a mode: nothing that a shell would obey.
+    fn filled(&self, template: &str, target: &str, port: u16) -> String {
+        template.replace("$TARGET$", target).replace("$PORT$", &port.to_string()).replace("$MODE$", self.mode)
+    }
+
+    /// The command, or the line, of `deed`; `None` where the configuration has none.
+    pub fn text(&self, deed: Deed, target: IpAddr, port: u16) -> Option<String> {
+        let template = match deed {
+            Deed::Route => self.route.as_ref()?,
+            Deed::Deny => self.hosts_deny.as_ref()?,
+            Deed::Command => self.run.as_ref()?,
+        };
+        Some(if deed == Deed::Deny && target.is_ipv6() {
+            // libwrap reads an IPv6 address in brackets only.
+            self.filled(&template.replace("[$TARGET$]", "$TARGET$"), &format!("[{target}]"), port)
+        } else {
+            self.filled(template, &target.to_string(), port)
+        })
+    }
+
+    /// Does it, here; how it ended, and its last words if it failed.
+    pub fn carry_out(&self, deed: Deed, target: IpAddr, port: u16) -> (Ended, String) {
+        match (deed, self.text(deed, target, port)) {
+            (_, None) => (Ended::NotStarted, String::new()),
+            (Deed::Deny, Some(line)) => match add_line(Path::new(HOSTS_DENY), &line) {
+                Ok(()) => (Ended::Done, String::new()),
+                Err(error) => (Ended::NotStarted, format!("cannot write {HOSTS_DENY}: {error}")),
+            },
+            (Deed::Route | Deed::Command, Some(command)) => run(&command, LIMIT),
+        }
+    }
+}
+
+/// What the configuration can have done to a scanner.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Deed {
+    /// KILL_ROUTE.
+    Route,
+    /// KILL_HOSTS_DENY.
+    Deny,
+    /// KILL_RUN_CMD.
+    Command,
+}
+
+/// How a deed ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Ended {
+    Done,
+    /// With this status.
+    Exited(i32),
+    Signalled,
+    /// It was killed after [`LIMIT`].
+    TookTooLong,
+    NotStarted,
+}
+
+impl fmt::Display for Ended {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Ended::Done => out.write_str("was done"),
+            Ended::Exited(status) => write!(out, "exited with {status}"),
+            Ended::Signalled => out.write_str("was ended by a signal"),
+            Ended::TookTooLong => write!(out, "did not end within {} s; it was killed", LIMIT.as_secs()),
+            Ended::NotStarted => out.write_str("could not be started"),
+        }
     }
 }
 
@@ -100,6 +166,8 @@ impl Entrance {
 }
 
 struct Worker {
+    /// Who runs commands, if it is somebody else.
+    remote: Option<Remote>,
     dialect: Dialect,
     lines: Lines,
     commands: Arc<Mutex<Commands>>,
@@ -123,6 +191,7 @@ impl Responder {
         let ending = Arc::new(AtomicBool::new(false));
         let commands = Arc::new(Mutex::new(commands));
         let mut worker = Worker {
+            remote: Way::find().map(Remote::new),
             dialect,
             lines,
             commands: Arc::clone(&commands),
@@ -161,8 +230,19 @@ impl Responder {
 
 impl Worker {
     fn run(&mut self, queue: &Receiver<Job>) {
-        while let Ok(job) = queue.recv() {
-            self.react(job);
+        loop {
+            match queue.recv_timeout(REST) {
+                Ok(job) => self.react(job),
+                Err(RecvTimeoutError::Disconnected) => break,
+                // At rest only where there is somebody to let go.
+                Err(RecvTimeoutError::Timeout) => match &mut self.remote {
+                    Some(remote) if remote.is_connected() => remote.close(),
+                    _ => match queue.recv() {
+                        Ok(job) => self.react(job),
+                        Err(_) => break,
+                    },
+                },
+            }
         }
         if let Some(names) = self.names.take() {
             names.end();
@@ -212,7 +292,7 @@ impl Worker {
     }
 
     /// Does it; what is logged of it, and whether the host is blocked now.
-    fn block(&self, block: Block, scan: &Scan) -> (Vec<String>, bool) {
+    fn block(&mut self, block: Block, scan: &Scan) -> (Vec<String>, bool) {
         let mut log = Vec::new();
         let mut done = Vec::new();
         if block == Block::No {
@@ -220,83 +300,68 @@ impl Worker {
         }
         let commands = locked(&self.commands).clone();
         if commands.run_first || block == Block::CommandOnly {
-            done.extend(commands.external(scan, &mut log));
+            done.extend(self.carry_out(&commands, Deed::Command, scan, &mut log));
         }
         if block == Block::Yes {
-            done.extend(commands.deny(scan, &mut log));
-            done.extend(commands.route(scan, &mut log));
+            done.extend(self.carry_out(&commands, Deed::Deny, scan, &mut log));
+            done.extend(self.carry_out(&commands, Deed::Route, scan, &mut log));
             if !commands.run_first {
-                commands.external(scan, &mut log);
+                self.carry_out(&commands, Deed::Command, scan, &mut log);
             }
         }
         // Without any command 1.2 takes a host for blocked all the same.
         (log, done.is_empty() || done.contains(&true))
     }
-}
 
-impl Commands {
-    fn deny(&self, scan: &Scan, log: &mut Vec<String>) -> Option<bool> {
-        let template = self.hosts_deny.as_ref()?;
-        let address = scan.probe.source;
-        // libwrap reads an IPv6 address in brackets only.
-        let target = if address.is_ipv6() { format!("[{address}]") } else { address.to_string() };
-        let line = self.filled(&template.replace("[$TARGET$]", "$TARGET$").replace("$TARGET$", &target), scan);
-        match add_line(Path::new(HOSTS_DENY), &line) {
-            Ok(()) => {
-                log.push(format!("attackalert: Host {address} has been blocked via wrappers with string: \"{line}\""));
-                Some(true)
+    /// Does it, or has it done, and logs it; whether it was done, or `None` where the configuration has no such thing.
+    fn carry_out(&mut self, commands: &Commands, deed: Deed, scan: &Scan, log: &mut Vec<String>) -> Option<bool> {
+        let (address, port) = (scan.probe.source, scan.probe.port);
+        let text = commands.text(deed, address, port)?;
+        let (ended, words) = match &mut self.remote {
+            None => commands.carry_out(deed, address, port),
+            Some(remote) => match remote.run(deed, address, port, commands.mode) {
+                Ok(ended) => (ended, String::new()),
+                Err(error) => (Ended::NotStarted, format!("{error:#}")),
+            },
+        };
+        let is_done = ended == Ended::Done;
+        let why = match (deed, words.as_str()) {
+            (Deed::Deny, words) if !words.is_empty() => words.to_owned(),
+            (_, "") => format!("\"{text}\" {ended}"),
+            (_, words) => format!("\"{text}\" {ended}: {words}"),
+        };
+        log.push(match (deed, is_done) {
+            (Deed::Deny, true) => {
+                format!("attackalert: Host {address} has been blocked via wrappers with string: \"{text}\"")
             }
-            Err(error) => {
-                log.push(format!("attackalert: ERROR: Host {address} could not be blocked via wrappers: cannot write {HOSTS_DENY}: {error}"));
-                Some(false)
+            (Deed::Deny, false) => {
+                format!("attackalert: ERROR: Host {address} could not be blocked via wrappers: {why}")
             }
-        }
-    }
-
-    fn route(&self, scan: &Scan, log: &mut Vec<String>) -> Option<bool> {
-        let command = self.filled(self.route.as_ref()?, scan);
-        let address = scan.probe.source;
-        Some(match run(&command, LIMIT) {
-            Ok(()) => {
-                log.push(format!(
-                    "attackalert: Host {address} has been blocked via dropped route using command: \"{command}\""
-                ));
-                true
+            (Deed::Route, true) => {
+                format!("attackalert: Host {address} has been blocked via dropped route using command: \"{text}\"")
             }
-            Err(why) => {
-                log.push(format!("attackalert: ERROR: Host {address} could not be blocked via dropped route: {why}"));
-                false
+            (Deed::Route, false) => {
+                format!("attackalert: ERROR: Host {address} could not be blocked via dropped route: {why}")
             }
-        })
-    }
-
-    fn external(&self, scan: &Scan, log: &mut Vec<String>) -> Option<bool> {
-        let command = self.filled(self.run.as_ref()?, scan);
-        let address = scan.probe.source;
-        Some(match run(&command, LIMIT) {
-            Ok(()) => {
-                log.push(format!("attackalert: External command run for host: {address} using command: \"{command}\""));
-                true
+            (Deed::Command, true) => {
+                format!("attackalert: External command run for host: {address} using command: \"{text}\"")
             }
-            Err(why) => {
-                log.push(format!("attackalert: ERROR: External command failed for host: {address}: {why}"));
-                false
+            (Deed::Command, false) => {
+                format!("attackalert: ERROR: External command failed for host: {address}: {why}")
             }
-        })
+        });
+        Some(is_done)
     }
 }
 
-fn run(command: &str, limit: Duration) -> Result<(), String> {
+fn run(command: &str, limit: Duration) -> (Ended, String) {
+    let start = Instant::now();
     let invocation = Invocation::new("/bin/sh", &["-c", command]).within(limit);
     match invocation.run() {
-        Ok(output) if output.ok() => Ok(()),
-        Ok(output) => {
-            let how =
-                output.status.map_or("was ended by a signal".to_owned(), |status| format!("exited with {status}"));
-            let words = output.last_words().replace('\n', "; ");
-            Err(format!("\"{command}\" {how}{}{words}", if words.is_empty() { "" } else { ": " }))
-        }
-        Err(error) => Err(format!("{error:#}").replace('\n', "; ")),
+        Ok(output) if output.ok() => (Ended::Done, String::new()),
+        Ok(output) => (output.status.map_or(Ended::Signalled, Ended::Exited), output.last_words().replace('\n', "; ")),
+        Err(_) if start.elapsed() >= limit => (Ended::TookTooLong, String::new()),
+        Err(error) => (Ended::NotStarted, format!("{error:#}").replace('\n', "; ")),
     }
 }
 
@@ -323,9 +388,10 @@ mod tests {
     #[test]
     fn a_command_that_takes_too_long_is_killed_with_its_children_and_has_failed() {
         let start = std::time::Instant::now();
-        let why = run("sleep 20 & wait", Duration::from_millis(100)).unwrap_err();
+        let (ended, _) = run("sleep 20 & wait", Duration::from_millis(100));
         assert!(start.elapsed() < Duration::from_secs(10));
-        assert!(why.contains("did not end within") && why.contains("it was killed"), "{why}");
+        assert_eq!(ended, Ended::TookTooLong);
+        assert!(ended.to_string().contains("it was killed"), "{ended}");
     }
 
     #[test]

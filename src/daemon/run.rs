@@ -82,6 +82,8 @@ struct Daemon {
     gathering: bool,
     counted: (Instant, u32),
     warned: Option<Instant>,
+    /// When it was last said to systemd that this lives, and how often that is to be said, if it is.
+    alive: Option<(Instant, Duration)>,
     /// Probes were lost, and so many bytes have been read since.
     lost: Option<usize>,
     /// When it was last told what the history does not show, and what had been told until then: packets that repeated
@@ -176,6 +178,8 @@ fn watch(
         gathering: false,
         counted: (Instant::now(), 0),
         warned: None,
+        // Twice as often as it has to be.
+        alive: sd_notify::watchdog_enabled().map(|limit| (Instant::now(), limit / 2)),
         lost: None,
         summed_up: (Instant::now(), 0, 0),
     };
@@ -214,6 +218,9 @@ fn greeting(invocation: &Invocation, config: &Config) -> Vec<String> {
 impl Daemon {
     fn watch(&mut self, signals: &Signals) -> Result<()> {
         loop {
+            if self.alive.is_some_and(|(last, often)| last.elapsed() >= often) {
+                self.say_that_it_lives();
+            }
             if self.summed_up.0.elapsed() >= SUM_UP {
                 self.sum_up();
             }
@@ -244,6 +251,7 @@ impl Daemon {
         let often = if self.gathering { Duration::from_millis(500) } else { SUM_UP };
         let due = self.blocking.as_ref().and_then(Blocking::due);
         let limit = due.map_or(often, |due| due.min(often));
+        let limit = self.alive.map_or(limit, |(last, often)| limit.min(often.saturating_sub(last.elapsed())));
         let limit = rustix::time::Timespec {
             tv_sec: i64::try_from(limit.as_secs()).unwrap_or(i64::MAX),
             tv_nsec: i64::from(limit.subsec_nanos()),
@@ -288,6 +296,12 @@ impl Daemon {
             self.output.say("adminalert: somebody took away the table by which the kernel picks the packets, and all blocks perhaps; it is loaded again, and whoever probes is blocked again");
         }
         Ok(())
+    }
+
+    /// To systemd, which starts it anew if that stops (WatchdogSec=).
+    fn say_that_it_lives(&mut self) {
+        let _ = sd_notify::notify(&[sd_notify::NotifyState::Watchdog]);
+        self.alive = self.alive.map(|(_, often)| (Instant::now(), often));
     }
 
     /// Tells what the history does not show, if there is anything new.

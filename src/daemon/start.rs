@@ -58,7 +58,9 @@ pub fn blocked_hosts(config: &Config, mode: Mode) -> Result<HashSet<IpAddr>> {
 pub fn only_one(mode: Mode) -> Result<Option<File>> {
     let namespace =
         std::fs::metadata("/proc/self/ns/net").context("cannot tell this network namespace from others")?.ino();
-    let path = format!("/run/{}-{namespace}.lock", Table::name(mode));
+    // systemd gives one to a daemon that is not root (RuntimeDirectory=).
+    let directory = std::env::var("RUNTIME_DIRECTORY").unwrap_or("/run".to_owned());
+    let path = format!("{directory}/{}-{namespace}.lock", Table::name(mode));
     let opened = File::options().write(true).create(true).truncate(false).mode(0o600).open(&path);
     let file = match opened {
         Ok(file) => file,

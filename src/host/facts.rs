@@ -73,7 +73,12 @@ impl Generation {
 
     /// Where its daemon writes the hosts that it caught, as this program configures it.
     pub fn history(self) -> &'static str {
-        if self.is_1_2() { "/var/lib/portsentry/portsentry.history" } else { "/var/log/portsentry.log" }
+        match self {
+            Generation::SysvModes | Generation::UnitModes => "/var/lib/portsentry/portsentry.history",
+            Generation::OneProcess => "/var/log/portsentry.log",
+            // In a directory of its own, for it is not root.
+            Generation::Embedded => "/var/log/harden-portsentry/portsentry.log",
+        }
     }
 
     /// The file that an administrator edits to name hosts that are never blocked.

@@ -16,6 +16,7 @@ mod packages;
 mod processes;
 mod ssh_client;
 mod units;
+mod users;
 
 use std::path::{Path, PathBuf};
 
@@ -34,6 +35,7 @@ pub use packages::{Candidate, Installed, Packages, Simulation, no_such_package};
 pub use processes::Process;
 pub use ssh_client::ssh_client;
 pub use units::{ServiceManager, UnitState, Units};
+pub use users::{EMBEDDED_USER, SYSUSERS};
 
 /// A Debian to look at and to change: the running one, or a root directory that is not running.
 #[derive(Debug, Clone)]

@@ -84,13 +84,14 @@ pub fn default_gateways() -> Result<Vec<Gateway>> {
     Ok(found)
 }
 
-/// The names of interfaces, asked of the kernel: /sys may show another namespace's.
-struct InterfaceNames(std::net::UdpSocket);
+/// The names of interfaces, asked of the kernel: /sys may show another namespace's. Any socket can ask; one of no network
+/// is what the watcher may open.
+struct InterfaceNames(std::os::unix::net::UnixDatagram);
 
 impl InterfaceNames {
     fn open() -> Result<InterfaceNames> {
         let socket =
-            std::net::UdpSocket::bind("0.0.0.0:0").context("cannot open a socket to ask for interface names")?;
+            std::os::unix::net::UnixDatagram::unbound().context("cannot open a socket to ask for interface names")?;
         Ok(InterfaceNames(socket))
     }
 

@@ -9,7 +9,7 @@ pub fn listening_ports() -> (BTreeSet<u16>, BTreeSet<u16>) {
     const LISTEN: &str = "0A";
     const UNCONNECTED: &str = "07";
     let of = |names: [&str; 2], state: &str| {
-        let tables = names.map(|name| fs::read_to_string(format!("/proc/net/{name}")).unwrap_or_default());
+        let tables = names.map(|name| fs::read_to_string(format!("/proc/self/net/{name}")).unwrap_or_default());
         tables.iter().flat_map(|table| ports(table, state)).collect()
     };
     (of(["tcp", "tcp6"], LISTEN), of(["udp", "udp6"], UNCONNECTED))

@@ -9,7 +9,10 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 
 use crate::history;
-use crate::host::{BLOCKS_UNIT, CommandOutput, EMBEDDED_UNIT, Host, Invocation, Packages, RuleList, ServiceManager};
+use crate::host::{
+    BLOCKS_UNIT, CommandOutput, EMBEDDED_UNIT, EMBEDDED_USER, Host, Invocation, Packages, RuleList, SYSUSERS,
+    ServiceManager,
+};
 
 use super::change::{FileChange, FileKind};
 use super::execute::Event;
@@ -353,6 +356,10 @@ impl<'a> Undo<'a> {
                 outcome.purged.clone_from(&self.packages);
             }
             try_to(done, &mut outcome.problems);
+        }
+        // The unit made it, and so it is in no record.
+        if live && self.complete && !self.host.exists(SYSUSERS) {
+            try_to(self.host.remove_user(EMBEDDED_USER), &mut outcome.problems);
         }
         if live {
             try_to(self.host.reload_units(), &mut outcome.problems);

@@ -76,9 +76,13 @@ impl Suite {
         self != Forky && !is_embedded()
     }
 
-    /// Where the stock portsentry of this Debian writes its history.
+    /// Where the portsentry of this Debian, or the embedded one, writes its history.
     pub fn history(self) -> &'static str {
-        if self.has_portsentry_1() { "/var/lib/portsentry/portsentry.history" } else { "/var/log/portsentry.log" }
+        match self.has_portsentry_1() {
+            _ if is_embedded() => "/var/log/harden-portsentry/portsentry.log",
+            true => "/var/lib/portsentry/portsentry.history",
+            false => "/var/log/portsentry.log",
+        }
     }
 
     /// The configuration that apply edits.

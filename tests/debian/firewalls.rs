@@ -22,7 +22,8 @@ fn seen(bed: &Bed, source: &str) {
     let scan = bed.attack(&format!("nmap -sS -Pn -n --max-retries 0 -p 1-20 -S {source} -e wire 192.168.66.1"));
     assert!(!scan.stdout.contains("closed"), "the firewall drops the rest: {scan}");
     // The first probe is enough: those behind it meet the block.
-    let told = || bed.run("cat /var/log/portsentry.log").stdout.contains(&format!("from: [{source}]"));
+    let told =
+        || bed.run("cat /var/log/harden-portsentry/portsentry.log").stdout.contains(&format!("from: [{source}]"));
     wait_for(bed.patience(20), &format!("{source} in the history"), told);
 }
 

@@ -56,7 +56,7 @@ fn the_embedded_engine_watches(suite: Suite) {
         bed.attack(&format!("nmap -sF -Pn -n --max-retries 0 --max-rate 200 -p 1-100 -S {source} -e wire {family}"))
             .succeeds();
         let told = || {
-            bed.ok("cat /var/log/portsentry.log")
+            bed.ok("cat /var/log/harden-portsentry/portsentry.log")
                 .lines()
                 .filter(|line| line.contains(&format!("from: [{source}]")))
                 .count()
@@ -105,7 +105,8 @@ fn the_embedded_engine_watches_every_kind_of_interface(suite: Suite) {
 fn probe_is_told(bed: &Bed, net: usize, name: &str) {
     let port = 700 + net;
     bed.run(&format!("ip netns exec peer timeout 5 bash -c '</dev/tcp/10.8.{net}.1/{port}'"));
-    let told = || bed.run("cat /var/log/portsentry.log").stdout.contains(&format!("from: [10.8.{net}.2]"));
+    let told =
+        || bed.run("cat /var/log/harden-portsentry/portsentry.log").stdout.contains(&format!("from: [10.8.{net}.2]"));
     wait_for(bed.patience(20), &format!("the probe through {name}"), told);
 }
 

@@ -132,7 +132,7 @@ pub fn trap_21_logrotate_leaves_no_gap_for_fail2ban(suite: Suite) {
     bed.apply();
     bed.wait_for_jail("portsentry");
     bed.ok(&history_line(suite, OTHER_OUTSIDER));
-    bed.ok("logrotate --force $(grep -l /var/log/portsentry.log /etc/logrotate.d/*)");
+    bed.ok(&format!("logrotate --force $(grep -l {} /etc/logrotate.d/*)", suite.history()));
     bed.ok("systemctl restart fail2ban");
     bed.wait_for_jail("sshd");
     bed.wait_for_jail("portsentry");

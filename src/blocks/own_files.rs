@@ -1,0 +1,84 @@
+//! Files of a directory that belongs to the daemon's user, opened by root as well: no link in it is followed, nothing that
+//! is no file is waited for, and what root makes there is the daemon's.
+
+use std::fs::{File, OpenOptions, Permissions};
+use std::io::{Error, ErrorKind, Read, Result};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
+use std::path::Path;
+
+use rustix::fs::OFlags;
+
+/// Opens the file at `path` with `options`.
+///
+/// # Errors
+/// As [`OpenOptions::open`]; and it is a link, or no file.
+pub fn open(path: &Path, options: &mut OpenOptions) -> Result<File> {
+    let flags = i32::try_from((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits()).unwrap_or(0);
+    let file = options.custom_flags(flags).open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(Error::new(ErrorKind::InvalidInput, "it is no file"));
+    }
+    Ok(file)
+}
+
+/// A new file at `path`, in the place of what is there, belonging to whom the directory belongs to.
+///
+/// # Errors
+/// As [`open`].
+pub fn create(path: &Path, mode: u32) -> Result<File> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let file = open(path, OpenOptions::new().append(true).create_new(true).mode(mode))?;
+    // Whatever umask says.
+    file.set_permissions(Permissions::from_mode(mode))?;
+    give_to_owner_of_directory(path, &file);
+    Ok(file)
+}
+
+/// What the file at `path` holds; nothing if there is none.
+///
+/// # Errors
+/// As [`open`].
+pub fn read(path: &Path) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    match open(path, OpenOptions::new().read(true)) {
+        Ok(mut file) => drop(file.read_to_end(&mut bytes)?),
+        Err(error) if error.kind() == ErrorKind::NotFound => {}
+        Err(error) => return Err(error),
+    }
+    Ok(bytes)
+}
+
+/// Only root can, and only for root is there anything to do.
+pub fn give_to_owner_of_directory(path: &Path, file: &File) {
+    if let Some(Ok(directory)) = path.parent().map(std::fs::metadata)
+        && rustix::process::geteuid().is_root()
+    {
+        let _ = fchown(file, Some(directory.uid()), Some(directory.gid()));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn links_are_not_followed_and_pipes_not_waited_for() {
+        let directory = tempfile::tempdir().unwrap();
+        let at = |name: &str| directory.path().join(name);
+        std::fs::write(at("secret"), "secret").unwrap();
+        std::os::unix::fs::symlink(at("secret"), at("link")).unwrap();
+        assert!(read(&at("link")).is_err());
+        assert!(open(&at("link"), OpenOptions::new().append(true)).is_err());
+        let pipe = at("pipe");
+        rustix::fs::mkfifoat(rustix::fs::CWD, &pipe, rustix::fs::Mode::from_raw_mode(0o600)).unwrap();
+        assert!(read(&pipe).is_err());
+        assert!(open(&pipe, OpenOptions::new().append(true)).is_err());
+        create(&at("link"), 0o600).unwrap();
+        assert!(at("link").symlink_metadata().unwrap().is_file());
+        assert_eq!(std::fs::read_to_string(at("secret")).unwrap(), "secret");
+        assert_eq!(read(&at("none")).unwrap(), b"");
+    }
+}
