@@ -7,6 +7,7 @@
 mod background;
 pub mod blocked_file;
 mod blocking;
+mod cage;
 mod config;
 mod connect;
 mod decide;

@@ -184,6 +184,7 @@ fn watch(
         summed_up: (Instant::now(), 0, 0),
     };
     output.reopen(daemon.config.history_file.clone(), blocked_path(&daemon.config, daemon.invocation.mode));
+    super::cage::enter()?;
     output.say(match dialect {
         Dialect::V1 => "adminalert: PortSentry is now active and listening.",
         Dialect::V2 => "Portsentry is now active and listening.",

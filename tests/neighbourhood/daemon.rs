@@ -29,16 +29,22 @@ impl Daemon {
 
     /// The same with these lines of portsentry.conf more.
     pub fn configured(net: &Net, ports: &str, more: &str) -> Daemon {
-        Daemon::start(net, ports, more, |program, words| net.prepared("host", program.to_str().expect("a path"), words))
+        let prepared = |program: &Path, words: &[&str]| net.prepared("host", program.to_str().expect("a path"), words);
+        Daemon::start(ports, more, |_| {}, prepared)
     }
 
     /// The same, in a home of its own.
     pub fn at_home(net: &Net, home: &Home, ports: &str, more: &str) -> Daemon {
-        Daemon::start(net, ports, more, |program, words| home.prepared(net, program, words))
+        Daemon::start(ports, more, |_| {}, |program, words| home.prepared(net, program, words))
     }
 
-    fn start(net: &Net, ports: &str, more: &str, prepared: impl Fn(&Path, &[&str]) -> Command) -> Daemon {
-        let _ = net;
+    /// The same: `prepare` gets the directory with its files, `prepared` the program and its words, and gives the command.
+    pub fn start(
+        ports: &str,
+        more: &str,
+        prepare: impl Fn(&Path),
+        prepared: impl Fn(&Path, &[&str]) -> Command,
+    ) -> Daemon {
         let files = TempDir::new().expect("a temporary directory");
         let at = |name: &str| files.path().join(name).display().to_string();
         let settings = [
@@ -56,6 +62,7 @@ impl Daemon {
         fs::write(files.path().join("portsentry.conf"), text + more).expect("a file");
         fs::write(files.path().join("portsentry.ignore"), "127.0.0.1/32\n").expect("a file");
         let out = fs::File::create(files.path().join("out")).expect("a file");
+        prepare(files.path());
         let program = program();
         let process = prepared(&program, &["daemon", "-c", &at("portsentry.conf")])
             .stderr(Stdio::from(out.try_clone().expect("a file")))
@@ -87,6 +94,11 @@ impl Daemon {
 
     fn history_file(&self) -> PathBuf {
         Path::new(self.files.path()).join("history")
+    }
+
+    /// Takes the history away.
+    pub fn lose_history(&self) {
+        fs::remove_file(self.history_file()).expect("it is there");
     }
 
     pub fn history(&self) -> History {

@@ -29,6 +29,12 @@ impl Home {
         Home { directory }
     }
 
+    /// Lets others than root go through it.
+    pub fn open_to_all(&self) {
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        fs::set_permissions(self.directory.path(), mode).expect("it is ours");
+    }
+
     /// Where an absolute path of it is seen from outside.
     pub fn path(&self, path: &str) -> PathBuf {
         let places = [("/etc/", "etc/"), ("/var/lib/", "lib/"), ("/run/", "run/")];
