@@ -75,6 +75,18 @@ pub fn reads(context: &Context) -> Vec<&'static str> {
     vec![own.conf(), own.ignore_list(), POLICY, UNIT, variables::place(context)]
 }
 
+/// What it reads of these and may not be able to: it is not root.
+pub fn unreadable(context: &Context) -> Vec<&'static str> {
+    let own = Generation::Embedded;
+    let mut paths = vec![own.conf(), own.ignore_list(), POLICY];
+    paths.retain(|path| {
+        let state = context.host.read(Path::new(path)).ok().flatten();
+        // A mask of an ACL stands where the group's bits do.
+        state.is_some_and(|state| state.mode & 0o004 == 0)
+    });
+    paths
+}
+
 /// Plans its unit.
 pub fn put_unit(context: &Context, draft: &mut Draft, step: &mut Step) -> Result<()> {
     let (program, conf) = (variables::place(context), Generation::Embedded.conf());

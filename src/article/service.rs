@@ -24,6 +24,12 @@ pub fn step(context: &Context, draft: &mut Draft) -> Result<Step> {
     let mut step = Step::new("service", "Service", sections::SERVICE);
     if context.generation == Some(Generation::Embedded) {
         embedded::put_unit(context, draft, &mut step)?;
+        for path in embedded::unreadable(context) {
+            step.warn(format!(
+                "{path} cannot be read by everybody, and has to be by the user harden-portsentry, who watches: chmod o+r {path}, \
+                 or, once there is that user, setfacl -m u:harden-portsentry:r {path}"
+            ));
+        }
     } else {
         embedded::remove(draft, &mut step)?;
     }

@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 
 use super::invocation::Mode;
 use super::ports::Ports;
@@ -70,7 +70,11 @@ impl Config {
     /// # Errors
     /// It cannot be read, or a line cannot be understood: with file, line and remedy.
     pub fn read(path: &Path, mode: Mode) -> Result<Config> {
-        let bytes = std::fs::read(path).with_context(|| format!("Cannot open config file: {}", path.display()))?;
+        let bytes = std::fs::read(path).map_err(|error| {
+            let may_not = error.kind() == std::io::ErrorKind::PermissionDenied;
+            let remedy = if may_not { "; let the daemon's user read it (chmod o+r, or setfacl)" } else { "" };
+            anyhow::anyhow!("Cannot open config file: {}: {error}{remedy}", path.display())
+        })?;
         Config::parse(&String::from_utf8_lossy(&bytes), path, mode)
     }
 

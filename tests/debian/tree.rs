@@ -15,6 +15,11 @@ pub enum Node {
     Other,
 }
 
+/// What whoever makes or removes a user leaves of the files as they were before.
+pub const ACCOUNTS_BEFORE: [&str; 4] = ["passwd-", "group-", "shadow-", "gshadow-"];
+/// Who is a user: a package or a unit may make one, which shows elsewhere.
+pub const ACCOUNTS: [&str; 4] = ["passwd", "group", "shadow", "gshadow"];
+
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Tree(pub BTreeMap<String, Node>);
 
