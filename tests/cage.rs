@@ -43,11 +43,7 @@ fn works_in_the_cage(tag: &str, program: &Path) {
         chown(home.path(directory), Some(USER), Some(USER)).expect("root may");
     }
     let start = |words: &[&str]| as_nobody(&home, &net, program, words);
-    let daemon = Daemon::start("1-1023", BLOCK, chown_all, |_, words| {
-        let mut command = start(words);
-        command.env("RUNTIME_DIRECTORY", "/run/harden-portsentry");
-        command
-    });
+    let daemon = Daemon::start("1-1023", BLOCK, chown_all, |_, words| start(words));
     let found = status(&daemon);
     assert_eq!(found["Uid"], "65534 65534 65534 65534");
     assert_eq!([&found["CapEff"], &found["CapBnd"]], ["0000000000001000"; 2], "CAP_NET_ADMIN alone");

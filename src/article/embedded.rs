@@ -22,6 +22,11 @@ pub const IGNORE_LIST: &[u8] = include_bytes!("../../templates/portsentry.ignore
 const UNIT: &str = "/etc/systemd/system/harden-portsentry.service";
 /// Has the kernel block again whom the ledger says, at boot.
 const BLOCKS: &str = "/etc/systemd/system/harden-portsentry-blocks.service";
+/// Keep the units of Debian's package, which starts them as it is installed, from watching as well.
+const PACKAGE_WAITS: [&str; 2] = [
+    "/etc/systemd/system/portsentry.service.d/harden-portsentry-embedded.conf",
+    "/etc/systemd/system/portsentry@.service.d/harden-portsentry-embedded.conf",
+];
 const RESPONDER_SOCKET: &str = "/etc/systemd/system/harden-portsentry-responder.socket";
 const RESPONDER: &str = "/etc/systemd/system/harden-portsentry-responder@.service";
 /// nftables.service begins by flushing every table, and the one that picks the packets with them.
@@ -106,6 +111,11 @@ pub fn put_unit(context: &Context, draft: &mut Draft, step: &mut Step) -> Result
     unit(BLOCKS, blocks.render(), "whoever was blocked is so again before the network is up")?;
     let text = include_bytes!("../../templates/harden-portsentry.sysusers");
     step.file(draft.put(Path::new(SYSUSERS), text, 0o644, FileKind::Whole, "the user, made as the unit starts")?);
+    let text = include_bytes!("../../templates/portsentry-embedded.conf");
+    for path in PACKAGE_WAITS {
+        let why = "Debian's portsentry, should it come, starts no second watch";
+        step.file(draft.put(Path::new(path), text, 0o644, FileKind::Whole, why)?);
+    }
     let text = include_bytes!("../../templates/nftables-embedded.conf");
     let why = "it flushes the table of blocked hosts";
     step.file(draft.put(Path::new(DROP_IN), text, 0o644, FileKind::Whole, why)?);
@@ -118,7 +128,8 @@ pub fn put_unit(context: &Context, draft: &mut Draft, step: &mut Step) -> Result
 /// Plans that all of it goes, but for what others wrote into the ignore list.
 pub fn remove(draft: &mut Draft, step: &mut Step) -> Result<()> {
     let why = format!("it is for {EMBEDDED_UNIT}, and Debian's portsentry watches instead");
-    for path in [UNIT, BLOCKS, RESPONDER_SOCKET, RESPONDER, SYSUSERS, DROP_IN, LOGROTATE, Generation::Embedded.conf()] {
+    let own = [UNIT, BLOCKS, RESPONDER_SOCKET, RESPONDER, SYSUSERS, DROP_IN, LOGROTATE, Generation::Embedded.conf()];
+    for path in own.into_iter().chain(PACKAGE_WAITS) {
         remove_ours(draft, path, &why, step)?;
     }
     let path = Generation::Embedded.ignore_list();

@@ -71,6 +71,9 @@ pub enum Command {
     Responder {
         #[arg(short, long = "configfile")]
         conf: PathBuf,
+        /// Until standard input closes, however long nobody asks
+        #[arg(long)]
+        stay: bool,
     },
     /// Write the man pages into DIRECTORY
     #[command(hide = true)]

@@ -91,7 +91,7 @@ pub fn main(words: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Init(options) => ("init", init::run(common, options)),
         // Its words are portsentry's, and were taken above.
         Command::Daemon { .. } => ("daemon", Ok(Exit::Usage)),
-        Command::Responder { conf } => ("responder", responder::serve(conf).map(|()| Exit::Good)),
+        Command::Responder { conf, stay } => ("responder", responder::serve(conf, *stay).map(|()| Exit::Good)),
         Command::Man { directory } => ("man", man::run(directory)),
     };
     match result {

@@ -1,9 +1,9 @@
 //! Connect mode: sockets of our own on the ports, for where there is no CAP_NET_ADMIN, or where a banner is wanted.
 
 use std::collections::VecDeque;
-use std::io::{ErrorKind, Write};
+use std::io::{Error, ErrorKind, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use anyhow::{Result, bail};
 use rustix::event::{PollFd, PollFlags};
@@ -11,6 +11,7 @@ use rustix::event::{PollFd, PollFlags};
 use super::config::Config;
 use super::invocation::Invocation;
 use super::probe::{IpOptions, Kind, Probe};
+use super::responder::{Remote, Way};
 use crate::syntax::Dialect;
 
 /// Connections and datagrams that are taken from one socket before the next one has its turn.
@@ -18,13 +19,42 @@ const AT_ONCE: usize = 64;
 /// Connections that may linger; the oldest is closed for a new one.
 const LINGERING: usize = 64;
 
-enum Socket {
+pub enum Socket {
     Tcp(TcpListener),
     Udp(UdpSocket),
 }
 
+impl Socket {
+    /// One that somebody else opened.
+    ///
+    /// # Errors
+    /// It cannot be set up.
+    pub fn of(fd: OwnedFd, is_tcp: bool) -> std::io::Result<Socket> {
+        Ok(if is_tcp {
+            let listener = TcpListener::from(fd);
+            listener.set_nonblocking(true)?;
+            Socket::Tcp(listener)
+        } else {
+            let socket = UdpSocket::from(fd);
+            socket.set_nonblocking(true)?;
+            Socket::Udp(socket)
+        })
+    }
+}
+
+impl AsFd for Socket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Socket::Tcp(listener) => listener.as_fd(),
+            Socket::Udp(socket) => socket.as_fd(),
+        }
+    }
+}
+
 /// The sockets, with the ports that they listen on.
 pub struct Listeners {
+    /// Who opens ports that this process may not, if there is somebody.
+    way: Option<Way>,
     sockets: Vec<(u16, Socket)>,
     banner: Option<String>,
     /// Connections that were greeted. Closed at once, one whose client had sent something would be reset, and the
@@ -37,8 +67,8 @@ impl Listeners {
     ///
     /// # Errors
     /// Not one port could be had.
-    pub fn open(invocation: &Invocation, config: &Config) -> Result<(Listeners, Vec<String>)> {
-        let empty = Listeners { sockets: Vec::new(), banner: None, greeted: VecDeque::new() };
+    pub fn open(invocation: &Invocation, config: &Config, way: Option<Way>) -> Result<(Listeners, Vec<String>)> {
+        let empty = Listeners { way, sockets: Vec::new(), banner: None, greeted: VecDeque::new() };
         Listeners::open_beside(&empty, invocation, config)
     }
 
@@ -52,9 +82,17 @@ impl Listeners {
         let tcp = config.tcp_ports.iter().map(|port| (port, true));
         let udp = config.udp_ports.iter().map(|port| (port, false));
         let mut refusal = None;
+        let mut remote = old.way.clone().map(Remote::new);
         for (port, is_tcp) in tcp.chain(udp) {
             let protocol = if is_tcp { "TCP" } else { "UDP" };
-            match old.shared(port, is_tcp).map_or_else(|| listen(port, is_tcp), Ok) {
+            let opened = old.shared(port, is_tcp).map_or_else(|| listen(port, is_tcp), Ok);
+            let opened = match (opened, &mut remote) {
+                (Err(error), Some(remote)) if error.kind() == ErrorKind::PermissionDenied => {
+                    remote.listen(port, is_tcp, invocation.mode.name()).map_err(|why| Error::other(format!("{why:#}")))
+                }
+                (opened, _) => opened,
+            };
+            match opened {
                 Ok((family, socket)) => {
                     told.push(match invocation.mode.dialect() {
                         Dialect::V1 => format!("adminalert: Going into listen mode on {protocol} port: {port}"),
@@ -72,7 +110,15 @@ impl Listeners {
         }
         match refusal {
             Some(error) if sockets.is_empty() => bail!("not one port could be listened on: {error}"),
-            _ => Ok((Listeners { sockets, banner: config.port_banner.clone(), greeted: VecDeque::new() }, told)),
+            _ => Ok((
+                Listeners {
+                    way: old.way.clone(),
+                    sockets,
+                    banner: config.port_banner.clone(),
+                    greeted: VecDeque::new(),
+                },
+                told,
+            )),
         }
     }
 
@@ -88,10 +134,7 @@ impl Listeners {
 
     /// What to wait for.
     pub fn waiting(&self) -> impl Iterator<Item = PollFd<'_>> {
-        self.sockets.iter().map(|(_, socket)| match socket {
-            Socket::Tcp(listener) => PollFd::from_borrowed_fd(listener.as_fd(), PollFlags::IN),
-            Socket::Udp(socket) => PollFd::from_borrowed_fd(socket.as_fd(), PollFlags::IN),
-        })
+        self.sockets.iter().map(|(_, socket)| PollFd::from_borrowed_fd(socket.as_fd(), PollFlags::IN))
     }
 
     /// Whoever came; each was sent the banner and is gone again.
@@ -150,8 +193,12 @@ fn accept_udp(socket: &UdpSocket, banner: Option<&str>) -> std::io::Result<(IpAd
     Ok((peer.ip(), IpAddr::V6(Ipv6Addr::UNSPECIFIED), Kind::ConnectUdp))
 }
 
-/// IPv6 with IPv4 in it, or IPv4 alone where the kernel has no IPv6.
-fn listen(port: u16, is_tcp: bool) -> std::io::Result<(&'static str, Socket)> {
+/// A socket on `port` of all addresses, and its family in words: IPv6 with IPv4 in it, or IPv4 alone where the kernel has
+/// no IPv6.
+///
+/// # Errors
+/// Somebody has the port, or this process may not have it.
+pub fn listen(port: u16, is_tcp: bool) -> std::io::Result<(&'static str, Socket)> {
     let both = SocketAddr::from((Ipv6Addr::UNSPECIFIED, port));
     let old = SocketAddr::from((Ipv4Addr::UNSPECIFIED, port));
     match open(both, is_tcp) {

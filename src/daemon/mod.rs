@@ -22,6 +22,7 @@ mod probe;
 mod respond;
 pub mod responder;
 mod run;
+mod split;
 mod start;
 mod table;
 

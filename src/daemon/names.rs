@@ -48,12 +48,12 @@ pub struct Names {
 }
 
 impl Names {
-    /// Starts the threads, or asks a responder.
-    pub fn start(lines: Lines, output: Output) -> Names {
+    /// Starts the threads; those that look up, or one that asks the responder that `way` leads to.
+    pub fn start(lines: Lines, output: Output, way: Option<Way>) -> Names {
         let (news, queue) = sync_channel(2 * WAITING);
         let told = news.clone();
         let tell = move |address, name| told.send(News::Name(address, name)).is_ok();
-        let questions = match Way::find() {
+        let questions = match way {
             None => look_up_in_threads(tell),
             Some(way) => ask_names(way, move |address, name| {
                 tell(address, name);

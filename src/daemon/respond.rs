@@ -178,20 +178,22 @@ struct Worker {
 }
 
 impl Responder {
-    /// Starts the thread. `names` looks up names where the configuration wants them.
+    /// Starts the thread. `names` looks up names where the configuration wants them; `way` leads to who runs commands, if
+    /// it is not this process.
     pub fn start(
         dialect: Dialect,
         lines: Lines,
         commands: Commands,
         names: Option<Names>,
         output: Output,
+        way: Option<Way>,
     ) -> Responder {
         let (jobs, queue) = sync_channel(WAITING);
         let failed = Failed::default();
         let ending = Arc::new(AtomicBool::new(false));
         let commands = Arc::new(Mutex::new(commands));
         let mut worker = Worker {
-            remote: Way::find().map(Remote::new),
+            remote: way.map(Remote::new),
             dialect,
             lines,
             commands: Arc::clone(&commands),

@@ -1,12 +1,13 @@
-//! The responder: a process of its own for what needs more than watching does, commands of the configuration and names
-//! from DNS. It is told an address, a port and a mode, takes the commands from the configuration itself, and nothing comes
-//! back from it but how a command ended, or a cleaned name; so whoever took over the watcher could have it do no more than
+//! The responder: a process of its own for what needs more than watching does, commands of the configuration, names
+//! from DNS, and the low ports of connect mode. It is told an address, a port and a mode, takes the commands from the configuration itself, and nothing comes
+//! back from it but how a command ended, a cleaned name, or a socket that listens on a port of the configuration; so whoever took over the watcher could have it do no more than
 //! what the configuration says.
 //!
 //! systemd starts one for each connection to [`SOCKET`], with the connection as its standard input. One line of JSON is a
 //! question, one an answer.
 
-use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
+use std::io::{BufRead, BufReader, ErrorKind, IoSlice, IoSliceMut, Read, Write};
+use std::mem::MaybeUninit;
 use std::net::IpAddr;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
@@ -16,10 +17,15 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
+    recvmsg, sendmsg,
+};
 use rustix::thread::CapabilitySet;
 use serde::{Deserialize, Serialize};
 
 use super::config::Config;
+use super::connect::{Socket, listen};
 use super::invocation::Mode;
 use super::lines::HostName;
 use super::names;
@@ -39,6 +45,8 @@ const IDLE: Duration = Duration::from_secs(60);
 pub enum Question {
     /// Run what the configuration says.
     Run { deed: Deed, target: IpAddr, port: u16, mode: String },
+    /// Open a port that the configuration says to listen on.
+    Listen { port: u16, tcp: bool, mode: String },
     /// What is this host called?
     Name(IpAddr),
 }
@@ -48,17 +56,21 @@ pub enum Question {
 #[serde(rename_all = "lowercase")]
 pub enum Answer {
     Ended(Ended),
+    /// The socket comes beside it; its family in words. `None`: it could not be opened.
+    Listening(Option<String>),
     Name(IpAddr, Option<String>),
 }
 
-/// Serves whoever is at standard input until it closes, with the commands of the configuration at `conf`.
+/// Serves whoever is at standard input until it closes, with the commands of the configuration at `conf`; or, unless it is
+/// to `stay`, until nobody has asked for a minute.
 ///
 /// # Errors
 /// Standard input is no socket, or the configuration cannot be read.
-pub fn serve(conf: &Path) -> Result<()> {
+pub fn serve(conf: &Path, stay: bool) -> Result<()> {
     let stream = std::io::stdin().as_fd().try_clone_to_owned().context("cannot use standard input")?;
     let stream = UnixStream::from(stream);
-    stream.set_read_timeout(Some(IDLE)).context("standard input is no socket; systemd starts this by its socket")?;
+    let idle = (!stay).then_some(IDLE);
+    stream.set_read_timeout(idle).context("standard input is no socket; systemd starts this by its socket")?;
     let mut reader = BufReader::new(stream.try_clone()?);
     let stream = Arc::new(Mutex::new(stream));
     let mut names: Option<SyncSender<IpAddr>> = None;
@@ -74,8 +86,9 @@ pub fn serve(conf: &Path) -> Result<()> {
             Question::Run { deed, target, port, mode } if names.is_none() => {
                 answer(&stream, &Answer::Ended(run(conf, deed, target, port, &mode)))?;
             }
+            Question::Listen { port, tcp, mode } if names.is_none() => open_for(&stream, conf, port, tcp, &mode)?,
             // A name server's answers are parsed without any right to do harm.
-            Question::Run { .. } => bail!("this one looks up names and runs nothing"),
+            Question::Run { .. } | Question::Listen { .. } => bail!("this one looks up names and runs nothing"),
             Question::Name(address) => {
                 if names.is_none() {
                     give_up_rights().context("cannot give up rights")?;
@@ -109,6 +122,26 @@ fn run(conf: &Path, deed: Deed, target: IpAddr, port: u16, mode: &str) -> Ended 
     ended
 }
 
+/// Opens a port, if the configuration names it, and hands the socket over.
+fn open_for(stream: &Mutex<UnixStream>, conf: &Path, port: u16, is_tcp: bool, mode: &str) -> Result<()> {
+    let config = Mode::of(mode).map(|mode| Config::read(conf, mode));
+    let is_named = config.and_then(Result::ok).is_some_and(|config| {
+        let ports = if is_tcp { &config.tcp_ports } else { &config.udp_ports };
+        ports.iter().any(|known| known == port)
+    });
+    let opened =
+        if is_named { listen(port, is_tcp).map_err(|error| eprintln!("port {port}: {error}")).ok() } else { None };
+    let Some((family, socket)) = opened else { return answer(stream, &Answer::Listening(None)) };
+    let text = serde_json::to_string(&Answer::Listening(Some(family.to_owned())))? + "\n";
+    let descriptors = [socket.as_fd()];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut beside = SendAncillaryBuffer::new(&mut space);
+    beside.push(SendAncillaryMessage::ScmRights(&descriptors));
+    sendmsg(&*locked(stream), &[IoSlice::new(text.as_bytes())], &mut beside, SendFlags::empty())
+        .context("whoever asked is gone")?;
+    Ok(())
+}
+
 fn answer(stream: &Mutex<UnixStream>, answer: &Answer) -> Result<()> {
     let text = serde_json::to_string(answer)? + "\n";
     locked(stream).write_all(text.as_bytes()).context("whoever asked is gone")
@@ -133,23 +166,34 @@ fn give_up_rights() -> rustix::io::Result<()> {
 
 /// The way to a responder.
 #[derive(Debug, Clone)]
-pub struct Way(PathBuf);
+pub enum Way {
+    /// systemd listens here, and starts one for each connection.
+    Socket(PathBuf),
+    /// One that was started beside this process, and stays.
+    Given(Arc<UnixStream>),
+}
 
 impl Way {
-    /// The one that this process has to take: it is not root, so it could do little by itself, and systemd listens for
-    /// questions.
-    pub fn find() -> Option<Way> {
-        let needed = !rustix::process::geteuid().is_root() && Path::new(SOCKET).exists();
-        needed.then(|| Way(SOCKET.into()))
+    /// systemd's, if it listens.
+    pub fn of_systemd() -> Option<Way> {
+        Path::new(SOCKET).exists().then(|| Way::Socket(SOCKET.into()))
     }
 
-    /// A new connection.
+    /// To the one at the other end of `stream`.
+    pub fn given(stream: UnixStream) -> Way {
+        Way::Given(Arc::new(stream))
+    }
+
+    /// A connection.
     ///
     /// # Errors
     /// Nobody listens, or this process may not connect.
     pub fn connect(&self) -> Result<UnixStream> {
-        let stream = UnixStream::connect(&self.0)
-            .with_context(|| format!("cannot reach the responder at {}", self.0.display()))?;
+        let stream = match self {
+            Way::Socket(path) => UnixStream::connect(path)
+                .with_context(|| format!("cannot reach the responder at {}", path.display()))?,
+            Way::Given(stream) => stream.try_clone().context("cannot reach the responder")?,
+        };
         stream.set_write_timeout(Some(Duration::from_secs(2)))?;
         Ok(stream)
     }
@@ -203,6 +247,41 @@ impl Remote {
         }
     }
 
+    /// Has it open a port that the configuration names.
+    ///
+    /// # Errors
+    /// It cannot be reached, or it cannot open it either.
+    pub fn listen(&mut self, port: u16, is_tcp: bool, mode: &str) -> Result<(&'static str, Socket)> {
+        let connection = match &mut self.connection {
+            Some(connection) => connection,
+            empty => {
+                let stream = self.way.connect()?;
+                stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+                empty.insert(BufReader::new(stream))
+            }
+        };
+        let stream = connection.get_mut();
+        send(stream, &Question::Listen { port, tcp: is_tcp, mode: mode.to_owned() })?;
+        let mut bytes = [0; 256];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut beside = RecvAncillaryBuffer::new(&mut space);
+        let mut parts = [IoSliceMut::new(&mut bytes)];
+        let received = recvmsg(&*stream, &mut parts, &mut beside, RecvFlags::CMSG_CLOEXEC)
+            .context("the responder does not answer")?
+            .bytes;
+        let descriptor = beside.drain().find_map(|message| match message {
+            RecvAncillaryMessage::ScmRights(mut descriptors) => descriptors.next(),
+            _ => None,
+        });
+        match (serde_json::from_slice(&bytes[..received]), descriptor) {
+            (Ok(Answer::Listening(Some(family))), Some(descriptor)) => {
+                let family = if family == "AF_INET" { "AF_INET" } else { "AF_INET6" };
+                Ok((family, Socket::of(descriptor, is_tcp)?))
+            }
+            _ => bail!("the responder could not open it; its journal says why"),
+        }
+    }
+
     pub fn is_connected(&self) -> bool {
         self.connection.is_some()
     }
@@ -218,11 +297,12 @@ pub fn ask_names(way: Way, tell: impl Fn(IpAddr, Option<HostName>) + Send + Clon
     let (questions, asked) = sync_channel::<IpAddr>(names::WAITING);
     std::thread::spawn(move || {
         let mut connection: Option<UnixStream> = None;
+        let mut is_heard = false;
         loop {
             let address = match asked.recv_timeout(Duration::from_secs(20)) {
                 Ok(address) => address,
                 Err(std::sync::mpsc::RecvTimeoutError::Timeout) => {
-                    if let Some(stream) = connection.take() {
+                    if let (Way::Socket(_), Some(stream)) = (&way, connection.take()) {
                         let _ = stream.shutdown(std::net::Shutdown::Both);
                     }
                     continue;
@@ -234,7 +314,10 @@ pub fn ask_names(way: Way, tell: impl Fn(IpAddr, Option<HostName>) + Send + Clon
             if !sent {
                 connection = way.connect().ok();
                 if let Some(stream) = &mut connection {
-                    hear(stream, tell.clone());
+                    if !(is_heard && matches!(way, Way::Given(_))) {
+                        hear(stream, tell.clone());
+                        is_heard = true;
+                    }
                     let _ = send(stream, &question);
                 }
             }

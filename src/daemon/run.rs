@@ -21,6 +21,7 @@ use super::names::Names;
 use super::output::{Output, Parcel, Writer};
 use super::probe::Probe;
 use super::respond::{Commands, Job, Responder};
+use super::split::{Ways, split};
 use super::start::{blocked_hosts, blocked_path, ignore_list, only_one};
 use super::table::Table;
 use crate::blocks::IgnoreList;
@@ -100,6 +101,8 @@ pub fn run(invocation: Invocation) -> Result<()> {
     let config = Config::read(&invocation.config_file, invocation.mode)?;
     let dialect = invocation.mode.dialect();
     let (ignore, complaints) = ignore_list(&config, dialect)?;
+    // Before there is any thread, which would keep its rights.
+    let ways = split(&invocation.config_file, &config)?;
     // Held as long as this runs: a second daemon of this mode would take the table away from the first.
     let _only = only_one(invocation.mode)?;
     let opened = Opened::of(&config, &ignore)?;
@@ -110,7 +113,7 @@ pub fn run(invocation: Invocation) -> Result<()> {
     };
     let (output, writer) =
         Output::start(invocation.to_syslog, config.history_file.clone(), blocked_path(&config, invocation.mode));
-    let result = watch(invocation, config, ignore, (opened, blocked), &output, &signals, complaints);
+    let result = watch(invocation, config, (ignore, ways), (opened, blocked), &output, &signals, complaints);
     end(output, writer, dialect, result)
 }
 
@@ -130,7 +133,7 @@ fn end(output: Output, writer: Writer, dialect: Dialect, result: Result<()>) -> 
 fn watch(
     invocation: Invocation,
     config: Config,
-    ignore: IgnoreList,
+    (ignore, ways): (IgnoreList, Option<Ways>),
     (opened, blocked): (Option<Opened>, HashSet<IpAddr>),
     output: &Output,
     signals: &Signals,
@@ -145,8 +148,9 @@ fn watch(
     said.iter().for_each(|line| output.say(line));
     let has_table = opened.is_some() || !invocation.mode.connects();
     let changes = if has_table { Some(TableChanges::watch()?) } else { None };
+    let (commands_way, names_way) = ways.map(|ways| (ways.commands, ways.names)).unzip();
     let source = if invocation.mode.connects() {
-        let (listeners, told) = Listeners::open(&invocation, &config)?;
+        let (listeners, told) = Listeners::open(&invocation, &config, commands_way.clone())?;
         told.iter().for_each(|line| output.say(line));
         Source::Sockets(listeners)
     } else {
@@ -155,10 +159,10 @@ fn watch(
         Source::Kernel { log, table }
     };
     let lines = Lines::new(dialect);
-    let names = config.resolve_host.then(|| Names::start(lines.clone(), output.clone()));
+    let names = config.resolve_host.then(|| Names::start(lines.clone(), output.clone(), names_way));
     let commands = Commands::of(&config, invocation.mode.name());
     let decider = Decider::new(&config, dialect, invocation.same_address_check, ignore.clone(), blocked);
-    let responder = Responder::start(dialect, lines.clone(), commands, names, output.clone());
+    let responder = Responder::start(dialect, lines.clone(), commands, names, output.clone(), commands_way);
     let entrance = responder.entrance().clone();
     let blocking = match opened {
         Some(opened) => Some(Blocking::start(opened, &config, ignore, entrance, output.clone())?),

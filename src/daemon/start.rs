@@ -4,13 +4,14 @@ use std::collections::HashSet;
 use std::fs::{File, TryLockError};
 use std::net::IpAddr;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
 use super::blocked_file;
 use super::config::Config;
 use super::invocation::Mode;
+use super::split::RUNTIME_DIRECTORY;
 use super::table::Table;
 use crate::blocks::IgnoreList;
 use crate::syntax::Dialect;
@@ -58,8 +59,8 @@ pub fn blocked_hosts(config: &Config, mode: Mode) -> Result<HashSet<IpAddr>> {
 pub fn only_one(mode: Mode) -> Result<Option<File>> {
     let namespace =
         std::fs::metadata("/proc/self/ns/net").context("cannot tell this network namespace from others")?.ino();
-    // systemd gives one to a daemon that is not root (RuntimeDirectory=).
-    let directory = std::env::var("RUNTIME_DIRECTORY").unwrap_or("/run".to_owned());
+    let own = !rustix::process::geteuid().is_root() && Path::new(RUNTIME_DIRECTORY).is_dir();
+    let directory = if own { RUNTIME_DIRECTORY } else { "/run" };
     let path = format!("{directory}/{}-{namespace}.lock", Table::name(mode));
     let opened = File::options().write(true).create(true).truncate(false).mode(0o600).open(&path);
     let file = match opened {

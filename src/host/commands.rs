@@ -175,6 +175,24 @@ pub fn start_detached(words: &[String], variable: (&str, &str)) -> Result<Detach
         .with_context(|| format!("cannot start {}", program.display()))
 }
 
+/// Starts this program again with `words`, reading from `stdin`, in a session of its own; what it says goes where this
+/// process's errors go.
+///
+/// # Errors
+/// It cannot be started.
+pub fn start_with_stdin(words: &[String], stdin: std::os::fd::OwnedFd) -> Result<()> {
+    let program = std::env::current_exe().context("cannot find this program's own file")?;
+    std::process::Command::new(&program)
+        .args(words)
+        .env("PATH", PATH)
+        .stdin(stdin)
+        .stdout(std::process::Stdio::null())
+        .process_group(0)
+        .spawn()
+        .map(drop)
+        .with_context(|| format!("cannot start {}", program.display()))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

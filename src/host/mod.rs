@@ -24,7 +24,7 @@ use anyhow::{Context, Result, bail};
 
 pub use age::age;
 pub use chaos::{ChaosSupport, kernel_release, secure_boot};
-pub use commands::{CommandOutput, Detached, Invocation, start_detached};
+pub use commands::{CommandOutput, Detached, Invocation, start_detached, start_with_stdin};
 pub use facts::{BLOCKS_UNIT, EMBEDDED_UNIT, Facts, Generation, Release};
 pub use files::{FileState, Link, sibling_for_writing};
 pub use firewall::{Backend, Firewall, RuleList, blocking_tables, program as iptables};

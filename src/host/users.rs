@@ -16,6 +16,41 @@ impl Host {
         text.lines().any(|line| line.split(':').next() == Some(name))
     }
 
+    /// Whether there is such a user, or is to be one.
+    pub fn wants_user(&self, name: &str) -> bool {
+        self.has_user(name) || self.exists(SYSUSERS)
+    }
+
+    /// The numbers of a user and its group, which is made if it is missing, as systemd-sysusers(8) would.
+    ///
+    /// # Errors
+    /// The words of systemd-sysusers or useradd.
+    pub fn make_user(&self, name: &str) -> Result<(u32, u32)> {
+        if !self.has_user(name) {
+            let made = Invocation::new("systemd-sysusers", &[SYSUSERS]).run().is_ok_and(|output| output.ok());
+            if !made {
+                let words = [
+                    "--system",
+                    "--user-group",
+                    "--no-create-home",
+                    "--home-dir",
+                    "/",
+                    "--shell",
+                    "/usr/sbin/nologin",
+                    name,
+                ];
+                Invocation::new("useradd", &words).demand().with_context(|| format!("cannot make the user {name}"))?;
+            }
+        }
+        let text = self.text("/etc/passwd").unwrap_or_default();
+        let line = text.lines().find(|line| line.split(':').next() == Some(name));
+        let numbers = line.and_then(|line| {
+            let mut cells = line.split(':').skip(2);
+            Some((cells.next()?.parse().ok()?, cells.next()?.parse().ok()?))
+        });
+        numbers.with_context(|| format!("there is no user {name} in /etc/passwd"))
+    }
+
     /// Removes a user, and the group that is its own, if there is one.
     ///
     /// # Errors

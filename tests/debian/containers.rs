@@ -43,9 +43,13 @@ pub fn trap_25_without_systemd_the_embedded_one_is_started_by_hand(suite: Suite)
     bed.run("pgrep -f '[d]aemon -c'").fails();
     bed.ok(&format!("setsid {command} >/tmp/daemon 2>&1 </dev/null &"));
     blocks(&bed);
+    // It gives up what it does not need, as its unit would have it.
+    let status = bed.ok("cat /proc/$(pgrep -f '[d]aemon -c' | head -n 1)/status");
+    assert!(status.contains("CapEff:\t0000000000001000") && !status.contains("Uid:\t0"), "{status}");
     bed.tool("verify").succeeds();
     bed.tool("undo --yes").succeeds();
     bed.run("pgrep -f '[d]aemon -c'").fails();
+    bed.run("pgrep -f 'harden-portsentry [r]esponder'").fails();
     assert!(!bed.firewall_names(OUTSIDER), "{}", bed.firewall());
 }
 

@@ -56,3 +56,25 @@ pub fn the_embedded_one_stays_until_the_package_is_asked_for(suite: Suite) {
     bed.tool("undo 1 --yes").succeeds();
     bed.tool("diff --format json").exits(2).says("\"chosen\": \"package\"");
 }
+
+/// Whoever installs Debian's package later is asked nothing, and has one portsentry that watches, still the embedded one.
+pub fn a_later_apt_install_starts_no_second_daemon(suite: Suite) {
+    let bed = Bed::pristine(suite).with_program();
+    bed.tool("apply --yes --engine embedded").succeeds();
+    bed.run("DEBIAN_FRONTEND=noninteractive apt-get install -y portsentry </dev/null")
+        .succeeds()
+        .says_not("onfiguration file");
+    bed.run("pgrep -x portsentry").fails();
+    bed.ok("systemctl is-active harden-portsentry");
+    for unit in ["portsentry", "portsentry@atcp"] {
+        let _ = bed.run(&format!("systemctl start {unit}"));
+    }
+    bed.run("pgrep -x portsentry").fails();
+    bed.apply();
+    bed.tool("verify").succeeds();
+    bed.apply().says("nothing to change");
+    bed.tool("apply --yes --engine package").succeeds();
+    bed.tool("verify").succeeds();
+    bed.run("systemctl is-active harden-portsentry").fails();
+    bed.run("pgrep -x portsentry").succeeds();
+}

@@ -7,6 +7,7 @@
 mod article;
 mod attacker;
 mod bed;
+mod cage;
 mod containers;
 mod engine;
 mod files;
@@ -59,6 +60,7 @@ debian! { Package in debian_11 debian_12 debian_13 debian_14 {
     containers::without_systemd_and_without_logs_the_sshd_jail_waits_for_its_log no   ci   no   no
     engine::the_embedded_one_stays_until_the_package_is_asked_for                full ci   full full
     engine::where_apt_has_no_portsentry_the_embedded_one_takes_its_place         no   no   ci   no
+    engine::a_later_apt_install_starts_no_second_daemon                          full ci   full ci
     files::a_full_disk_leaves_the_old_file                                       no   ci   no   no
     files::a_read_only_file_system_is_refused                                    no   ci   no   no
     files::a_symlinked_file_is_followed_and_keeps_all_it_has                     no   ci   ci   ci
@@ -123,6 +125,9 @@ debian! { Package in debian_11 debian_12 debian_13 debian_14 {
 // - trap_28: conffiles in the archive of a package
 // - without_systemd_and_without_logs…: of fail2ban's sshd jail, on machines where nothing starts the embedded one
 debian! { Embedded in embedded_11 embedded_12 embedded_13 embedded_14 {
+    cage::the_watcher_may_do_little_and_the_responder_what_the_configuration_says ci ci full full
+    cage::connect_mode_in_the_cage_has_its_low_ports                           full ci   full full
+    cage::a_watcher_that_hangs_is_started_anew                                 full full ci   full
     containers::trap_25_without_systemd                                        full full full full
     containers::trap_25_without_systemd_the_embedded_one_is_started_by_hand    full ci   full full
     containers::trap_25_where_nothing_may_start_services                       full full full ci

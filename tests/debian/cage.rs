@@ -1,0 +1,81 @@
+//! What the two units of the embedded engine may do, asked of systemd and of the kernel.
+
+use crate::bed::{Bed, OTHER_OUTSIDER, OUTSIDER, Suite, seconds, wait_for};
+
+/// The most that `systemd-analyze security` may say of the watcher (0 to 10, less is better).
+const EXPOSURE: f64 = 1.5;
+
+pub fn the_watcher_may_do_little_and_the_responder_what_the_configuration_says(suite: Suite) {
+    let bed = Bed::stock(suite).with_program();
+    bed.ok("touch /etc/hosts.deny");
+    bed.apply();
+    bed.wait_until_it_listens();
+    let said = bed.ok("systemd-analyze security --no-pager harden-portsentry.service | tail -n 1");
+    let level = said.split(": ").nth(1).and_then(|rest| rest.split_whitespace().next());
+    let level: f64 = level.and_then(|number| number.parse().ok()).unwrap_or_else(|| panic!("no number: {said}"));
+    assert!(level <= EXPOSURE, "{said}");
+    println!(
+        "watcher {level}; {}",
+        bed.ok("systemd-analyze security --no-pager harden-portsentry-responder@1.service | tail -n 1").trim()
+    );
+    let status = bed.ok("cat /proc/$(systemctl show -p MainPID --value harden-portsentry)/status");
+    let has = |line: &str| status.lines().any(|known| known.split_whitespace().collect::<Vec<_>>().join(" ") == line);
+    assert!(has("CapEff: 0000000000001000") && has("CapBnd: 0000000000001000"), "CAP_NET_ADMIN alone:\n{status}");
+    assert!(has("Seccomp: 2") && has("NoNewPrivs: 1") && !status.contains("Uid:\t0"), "{status}");
+
+    // Commands are root's, come from the configuration, and nobody but the watcher can have them run.
+    bed.ok(&format!(
+        "printf 'KILL_HOSTS_DENY=\"ALL: $TARGET$ : DENY\"\\nKILL_RUN_CMD=\"echo $TARGET$ $PORT$ $MODE$ $(id -u) >>/run/ran\"\\n' >>{}
+         systemctl reload harden-portsentry",
+        suite.conf()
+    ));
+    wait_for(seconds(20), "the new configuration", || {
+        bed.run("journalctl -u harden-portsentry").stdout.contains("configuration read again")
+    });
+    bed.attack(&format!("nmap -sS -Pn -n --max-retries 0 -p 7 -S {OUTSIDER} -e wire 192.168.66.1")).succeeds();
+    bed.wait_until_blocked(OUTSIDER);
+    wait_for(bed.patience(30), "the command", || bed.run("cat /run/ran").stdout == format!("{OUTSIDER} 7 stealth 0\n"));
+    assert!(bed.read("/etc/hosts.deny").ends_with(&format!("\nALL: {OUTSIDER} : DENY\n")));
+    bed.run("setpriv --reuid=65534 --clear-groups nc -w 1 -U /run/harden-portsentry-responder.sock </dev/null").fails();
+    bed.run("setpriv --reuid=65534 --clear-groups nc -w 1 -U /run/harden-portsentry/control </dev/null").fails();
+    bed.ok(&format!("echo '{{\"run\":{{\"deed\":\"command\",\"target\":\"$(id -u)\",\"port\":7,\"mode\":\"stealth\"}}}}' | timeout 5 nc -w 2 -U /run/harden-portsentry-responder.sock; test $(wc -l </run/ran) = 1"));
+}
+
+/// Connect mode's low ports are opened by the responder, and a connection is evidence of who it is from.
+pub fn connect_mode_in_the_cage_has_its_low_ports(suite: Suite) {
+    let bed = Bed::stock(suite).with_program();
+    bed.apply();
+    bed.ok(&format!(
+        "mkdir -p /run/systemd/system/harden-portsentry.service.d
+         printf '[Service]\\nExecStart=\\nExecStart=/usr/local/sbin/harden-portsentry daemon --connect -c {conf}\\n' >/run/systemd/system/harden-portsentry.service.d/test.conf
+         sed -i 's/^TCP_PORTS=.*/TCP_PORTS=\"7,9\"/; s/^UDP_PORTS=.*/UDP_PORTS=\"13\"/' {conf}
+         systemctl daemon-reload; systemctl restart harden-portsentry",
+        conf = suite.conf()
+    ));
+    let listening = bed.ok("cat /proc/net/tcp6 /proc/net/udp6");
+    for port in [":0007 ", ":0009 ", ":000D "] {
+        assert!(listening.contains(port), "{port}: {listening}");
+    }
+    bed.attack(&format!("nc -w 3 -s {OUTSIDER} 192.168.66.1 7 </dev/null"));
+    bed.wait_until_blocked(OUTSIDER);
+    let blocked = bed.ok("journalctl -u harden-portsentry");
+    assert!(blocked.contains(&format!("Host {OUTSIDER} has been blocked via nftables for 1 day")), "{blocked}");
+}
+
+/// One that hangs is ended and started anew, and watches.
+pub fn a_watcher_that_hangs_is_started_anew(suite: Suite) {
+    let bed = Bed::stock(suite).with_program();
+    bed.apply();
+    bed.wait_until_it_listens();
+    bed.ok("mkdir -p /run/systemd/system/harden-portsentry.service.d; printf '[Service]\\nWatchdogSec=2\\nRestartSec=0\\n' >/run/systemd/system/harden-portsentry.service.d/test.conf
+            systemctl daemon-reload; systemctl restart harden-portsentry");
+    bed.wait_until_it_listens();
+    let restarts = || bed.ok("systemctl show -p NRestarts --value harden-portsentry").trim().to_owned();
+    assert_eq!(restarts(), "0");
+    bed.ok("systemctl kill --signal=STOP harden-portsentry");
+    wait_for(seconds(60), "another in its place", || restarts() != "0");
+    bed.wait_for_service("harden-portsentry");
+    bed.wait_until_it_listens();
+    bed.scan(OTHER_OUTSIDER);
+    bed.wait_until_blocked(OTHER_OUTSIDER);
+}
