@@ -7,6 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use anyhow::{Result, bail};
 use rustix::event::{PollFd, PollFlags};
+use rustix::io::Errno;
 
 use super::config::Config;
 use super::invocation::Invocation;
@@ -87,7 +88,7 @@ impl Listeners {
             let protocol = if is_tcp { "TCP" } else { "UDP" };
             let opened = old.shared(port, is_tcp).map_or_else(|| listen(port, is_tcp), Ok);
             let opened = match (opened, &mut remote) {
-                (Err(error), Some(remote)) if error.kind() == ErrorKind::PermissionDenied => {
+                (Err(error), Some(remote)) if may_not(&error) => {
                     remote.listen(port, is_tcp, invocation.mode.name()).map_err(|why| Error::other(format!("{why:#}")))
                 }
                 (opened, _) => opened,
@@ -191,6 +192,11 @@ fn accept_udp(socket: &UdpSocket, banner: Option<&str>) -> std::io::Result<(IpAd
         let _ = socket.send_to(banner.as_bytes(), peer);
     }
     Ok((peer.ip(), IpAddr::V6(Ipv6Addr::UNSPECIFIED), Kind::ConnectUdp))
+}
+
+/// Whether this process may not have the port, or no such socket at all (RestrictAddressFamilies=).
+fn may_not(error: &Error) -> bool {
+    error.kind() == ErrorKind::PermissionDenied || error.raw_os_error() == Some(Errno::AFNOSUPPORT.raw_os_error())
 }
 
 /// A socket on `port` of all addresses, and its family in words: IPv6 with IPv4 in it, or IPv4 alone where the kernel has
