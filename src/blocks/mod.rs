@@ -84,6 +84,7 @@ impl Blocks {
         state.restore(&found.records, now);
         let mut blocks = Blocks { state, table: Table::open(answer)?, guard, offset: now.offset(), _lock: lock };
         let adopted = blocks.make_the_kernel_follow(&found.records, now)?;
+        blocks.table.keep();
         let mut told = found.complaints;
         let denied = Denied::new(&directory.join("denied"), blocks.state.live(now.boot).map(|(address, _)| address));
         link_to_denied(&directory.join("denied"));
@@ -139,7 +140,7 @@ impl Blocks {
             return Ok(false);
         }
         let elements = self.elements(now.boot);
-        self.table.load(self.state.terms(), &elements)?;
+        self.table.load_again(self.state.terms(), &elements)?;
         Ok(true)
     }
 
@@ -272,6 +273,7 @@ impl Blocks {
         if !self.table.is_current(self.state.terms())? {
             let elements = self.elements(now.boot);
             self.table.load(self.state.terms(), &elements)?;
+            self.table.keep();
         }
         Ok(())
     }

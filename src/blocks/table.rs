@@ -8,7 +8,7 @@ use askama::Template;
 
 use super::terms::Terms;
 use crate::host::Invocation;
-use crate::kernel::{AddressSets, Stay, has_chain, has_table};
+use crate::kernel::{AddressSets, Snapshot, Stay, has_chain, has_table};
 
 /// The inet table's name.
 pub const TABLE: &str = "harden_portsentry_blocks";
@@ -51,6 +51,8 @@ struct Ruleset<'a> {
 pub struct Table {
     sets: AddressSets,
     answer: Answer,
+    /// As it was loaded, to be loaded again at once.
+    loaded: Option<Snapshot>,
 }
 
 impl Table {
@@ -59,7 +61,7 @@ impl Table {
     /// # Errors
     /// There is no netlink.
     pub fn open(answer: Answer) -> Result<Table> {
-        Ok(Table { sets: AddressSets::open(TABLE, SETS)?, answer })
+        Ok(Table { sets: AddressSets::open(TABLE, SETS)?, answer, loaded: None })
     }
 
     /// Whether it is there.
@@ -104,6 +106,23 @@ impl Table {
             .demand()
             .context("cannot load the table of blocked hosts")?;
         self.block(after)
+    }
+
+    /// Keeps what is loaded, to load it again.
+    pub fn keep(&mut self) {
+        self.loaded = Snapshot::take(TABLE).ok();
+    }
+
+    /// Loads it again, which somebody took away, with these addresses in it.
+    ///
+    /// # Errors
+    /// As [`Table::load`].
+    pub fn load_again(&mut self, terms: &Terms, addresses: &[(IpAddr, Stay)]) -> Result<()> {
+        match self.loaded.as_ref().map(|loaded| loaded.load(TABLE, &[])) {
+            Some(Ok(())) => self.block(addresses),
+            // By nft, which takes longer.
+            _ => self.load(terms, addresses),
+        }
     }
 
     /// What a blocked host meets from the next load on.

@@ -1,6 +1,7 @@
 //! The kernel's table that picks the packets: templates/portsentry.nft, filled and loaded.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use askama::Template;
@@ -9,10 +10,13 @@ use super::config::Config;
 use super::invocation::{Interfaces, Invocation, Mode};
 use super::ports::Ports;
 use crate::host::Invocation as Command;
-use crate::kernel::{SNAPLEN, counted_packets, empty_sets, has_table, listening_ports};
+use crate::kernel::{SNAPLEN, Snapshot, counted_packets, empty_sets, has_table, listening_ports};
 
 /// How long a source, port and kind that was handed up is not handed up again.
 pub const WINDOW_SECONDS: u64 = 600;
+/// How long a port on which somebody listens counts as used: as long as the rules would remember an answer of its.
+const USED_TCP: Duration = Duration::from_secs(86_400);
+const USED_UDP: Duration = Duration::from_secs(600);
 /// Elements that one set may hold. A full set is told, and costs a message a packet.
 pub const SIZE: u32 = 131_072;
 /// TCP's flags that are handed up: no ACK and no RST, which no connection sends in answer to nothing; and ACK and
@@ -50,6 +54,8 @@ struct Ruleset<'a> {
 /// The table of one daemon.
 pub struct Table {
     name: String,
+    /// As it was loaded, to be loaded again at once.
+    loaded: Option<Snapshot>,
 }
 
 impl Table {
@@ -68,7 +74,8 @@ impl Table {
     pub fn load(invocation: &Invocation, config: &Config, group: u16) -> Result<Table> {
         let name = Table::name(invocation.mode);
         load(ruleset(&name, invocation, config, group, false, &listening_ports())?)?;
-        Ok(Table { name })
+        let loaded = Snapshot::take(&name).ok();
+        Ok(Table { name, loaded })
     }
 
     /// The same for another configuration, without forgetting what was handed up and which ports were used. A packet that
@@ -76,8 +83,10 @@ impl Table {
     ///
     /// # Errors
     /// As [`Table::load`]; the old rules go on.
-    pub fn change(&self, invocation: &Invocation, config: &Config, group: u16) -> Result<()> {
-        load(ruleset(&self.name, invocation, config, group, true, &listening_ports())?)
+    pub fn change(&mut self, invocation: &Invocation, config: &Config, group: u16) -> Result<()> {
+        load(ruleset(&self.name, invocation, config, group, true, &listening_ports())?)?;
+        self.loaded = Snapshot::take(&self.name).ok();
+        Ok(())
     }
 
     /// Loads it again if somebody took it away, as whoever flushes the whole ruleset does; whether that was so.
@@ -86,10 +95,22 @@ impl Table {
     /// As [`Table::load`].
     pub fn restore(&self, invocation: &Invocation, config: &Config, group: u16) -> Result<bool> {
         let is_gone = !has_table(&self.name)?;
-        if is_gone {
+        if is_gone && !self.load_again(config) {
+            // By nft, which takes longer.
             load(ruleset(&self.name, invocation, config, group, false, &listening_ports())?)?;
         }
         Ok(is_gone)
+    }
+
+    /// Whether it could be loaded as it was, with the ports on which somebody listens now.
+    fn load_again(&self, config: &Config) -> bool {
+        let Some(loaded) = &self.loaded else { return false };
+        let (tcp, udp) = listening_ports();
+        let used = |watched: &Ports, listening: &BTreeSet<u16>| -> Vec<u16> {
+            watched.iter().filter(|port| listening.contains(port)).collect()
+        };
+        let (tcp, udp) = (used(&config.tcp_ports, &tcp), used(&config.udp_ports, &udp));
+        loaded.load(&self.name, &[("used_tcp", &tcp, USED_TCP), ("used_udp", &udp, USED_UDP)]).is_ok()
     }
 
     /// How many packets were not handed up, for their like had been; 0 where the kernel does not tell.

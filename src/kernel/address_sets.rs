@@ -16,7 +16,7 @@ use netlink_sys::Socket;
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, recv};
 
-use super::nftables::{append, begin, end, inet, open};
+use super::nftables::{append, begin, end, inet, messages, open, transact};
 
 /// Elements of one message: an attribute's length is counted in 16 bits.
 const AT_ONCE: usize = 500;
@@ -156,30 +156,9 @@ impl AddressSets {
         }
     }
 
-    /// Sends a batch. The kernel has answered all of it when it has taken it, a refusal of any of it first, so its answers
-    /// are read until there are no more.
     fn transact(&mut self, mut batch: Vec<u8>) -> Result<(), Error> {
         end(&mut batch);
-        self.socket.send(&batch, 0)?;
-        let mut outcome = None;
-        loop {
-            let length = match recv(self.socket.as_fd(), &mut self.buffer[..], RecvFlags::DONTWAIT) {
-                Ok((length, _)) => length.min(self.buffer.len()),
-                Err(Errno::INTR) => continue,
-                Err(Errno::AGAIN) => break,
-                Err(error) => return Err(error.into()),
-            };
-            for message in messages(&self.buffer[..length]) {
-                match message {
-                    Told::Error(0) if outcome.is_none() => outcome = Some(Ok(())),
-                    Told::Error(code) if code != 0 && !matches!(outcome, Some(Err(_))) => {
-                        outcome = Some(Err(Error::from_raw_os_error(-code)));
-                    }
-                    _ => {}
-                }
-            }
-        }
-        outcome.unwrap_or_else(|| Err(Error::other("the kernel did not answer")))
+        transact(&self.socket, &batch, &mut self.buffer)
     }
 
     fn dump(&mut self, question: &[u8], found: &mut HashMap<IpAddr, Stay>) -> Result<(), Error> {
@@ -187,11 +166,18 @@ impl AddressSets {
         loop {
             let (length, _) = recv(self.socket.as_fd(), &mut self.buffer[..], RecvFlags::empty())?;
             for message in messages(&self.buffer[..length.min(self.buffer.len())]) {
-                match message {
-                    Told::Done | Told::Error(0) => return Ok(()),
-                    Told::Error(code) => return Err(Error::from_raw_os_error(-code)),
-                    Told::Elements(attributes) => read_elements(attributes, found),
-                    Told::Other => {}
+                const ERROR: u16 = 2;
+                const DONE: u16 = 3;
+                /// nfnetlink's number of nftables and the message's own.
+                const NEW_ELEMENTS: u16 = 10 << 8 | 12;
+                let code = message.body.first_chunk().map_or(0, |code| i32::from_ne_bytes(*code));
+                match message.kind {
+                    // A dump that was cut off says why in its last message.
+                    ERROR | DONE if code < 0 => return Err(Error::from_raw_os_error(-code)),
+                    ERROR | DONE => return Ok(()),
+                    // Behind the four bytes of struct nfgenmsg.
+                    NEW_ELEMENTS => read_elements(message.body.get(4..).unwrap_or_default(), found),
+                    _ => {}
                 }
             }
         }
@@ -227,42 +213,6 @@ fn element(address: IpAddr, stay: Stay) -> Vec<SetElementAttribute> {
         attributes.push(SetElementAttribute::Timeout(milliseconds));
     }
     attributes
-}
-
-/// One message of the kernel.
-enum Told<'a> {
-    /// 0 says that all is well.
-    Error(i32),
-    Done,
-    /// What follows the headers of NFT_MSG_NEWSETELEM.
-    Elements(&'a [u8]),
-    Other,
-}
-
-/// The messages of a datagram (linux/netlink.h, struct nlmsghdr).
-fn messages(datagram: &[u8]) -> Vec<Told<'_>> {
-    const ERROR: u16 = 2;
-    const DONE: u16 = 3;
-    /// nfnetlink's number of nftables and the message's own.
-    const NEW_ELEMENTS: u16 = 10 << 8 | 12;
-    let mut rest = datagram;
-    let mut all = Vec::new();
-    while let Some(header) = rest.first_chunk::<16>() {
-        let length = u32::from_ne_bytes([header[0], header[1], header[2], header[3]]) as usize;
-        let Some(body) = rest.get(16..length) else { break };
-        let code = || body.first_chunk().map_or(0, |code| i32::from_ne_bytes(*code));
-        all.push(match u16::from_ne_bytes([header[4], header[5]]) {
-            ERROR => Told::Error(code()),
-            // A dump that was cut off says why here.
-            DONE if code() != 0 => Told::Error(code()),
-            DONE => Told::Done,
-            // Behind the four bytes of struct nfgenmsg.
-            NEW_ELEMENTS => Told::Elements(body.get(4..).unwrap_or_default()),
-            _ => Told::Other,
-        });
-        rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
-    }
-    all
 }
 
 /// Reads NFTA_SET_ELEM_LIST_*; the crate's own parser takes seconds for 10,000 elements, for it formats the whole list

@@ -144,15 +144,58 @@ impl AsFd for TableChanges {
 /// Whether one of the messages of `datagram` says that a table was deleted.
 fn tells_of_a_loss(datagram: &[u8]) -> bool {
     const DELETED_TABLE: u16 = NFTABLES << 8 | 2;
+    messages(datagram).any(|message| message.kind == DELETED_TABLE)
+}
+
+/// One message of the kernel (linux/netlink.h, struct nlmsghdr).
+#[derive(Debug, Clone, Copy)]
+pub struct Message<'a> {
+    pub kind: u16,
+    pub flags: u16,
+    /// What follows the header.
+    pub body: &'a [u8],
+}
+
+/// The messages of a datagram; what is cut off is left out.
+pub fn messages(datagram: &[u8]) -> impl Iterator<Item = Message<'_>> {
     let mut rest = datagram;
-    while let Some(header) = rest.first_chunk::<16>() {
+    std::iter::from_fn(move || {
+        let header = rest.first_chunk::<16>()?;
         let length = u32::from_ne_bytes([header[0], header[1], header[2], header[3]]) as usize;
-        if u16::from_ne_bytes([header[4], header[5]]) == DELETED_TABLE {
-            return true;
+        let body = rest.get(16..length)?;
+        let half = |at: usize| u16::from_ne_bytes([header[at], header[at + 1]]);
+        rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
+        Some(Message { kind: half(4), flags: half(6), body })
+    })
+}
+
+/// Sends a batch. The kernel has answered all of it when it has taken it, a refusal of any of it first, so its answers are
+/// read until there are no more.
+///
+/// # Errors
+/// The kernel's first refusal; then nothing was done.
+pub fn transact(socket: &Socket, batch: &[u8], buffer: &mut [u8]) -> std::io::Result<()> {
+    const ERROR: u16 = 2;
+    socket.send(batch, 0)?;
+    let mut outcome = None;
+    loop {
+        let length = match recv(socket.as_fd(), &mut buffer[..], RecvFlags::DONTWAIT) {
+            Ok((length, _)) => length.min(buffer.len()),
+            Err(Errno::INTR) => continue,
+            Err(Errno::AGAIN) => break,
+            Err(error) => return Err(error.into()),
+        };
+        for message in messages(&buffer[..length]).filter(|message| message.kind == ERROR) {
+            match message.body.first_chunk().map_or(0, |code| i32::from_ne_bytes(*code)) {
+                0 => drop(outcome.get_or_insert(Ok(()))),
+                code if !matches!(outcome, Some(Err(_))) => {
+                    outcome = Some(Err(std::io::Error::from_raw_os_error(-code)));
+                }
+                _ => {}
+            }
         }
-        rest = rest.get(length.max(16).next_multiple_of(4)..).unwrap_or_default();
     }
-    false
+    outcome.unwrap_or_else(|| Err(std::io::Error::other("the kernel did not answer")))
 }
 
 pub fn open() -> Result<Socket> {

@@ -1,0 +1,232 @@
+//! A table as the kernel holds it, kept as the messages that make it again in one transaction: some milliseconds sooner
+//! than starting nft, which is what counts where somebody has flushed the ruleset.
+//!
+//! What a dump says of tables, sets, chains, rules and objects is, attribute by attribute, what their creation takes
+//! (linux/netfilter/nf_tables.h); numbers that the kernel gave are left out.
+
+use std::io::{Error, Result};
+use std::os::fd::AsFd;
+use std::time::Duration;
+
+use netlink_packet_core::NlasIterator;
+use netlink_sys::Socket;
+use rustix::net::{RecvFlags, recv};
+
+use super::nftables::{Message, begin, end, messages, open, transact};
+
+/// nfnetlink's number of nftables, and NFPROTO_INET.
+const NFTABLES: u16 = 10;
+const INET: u8 = 1;
+/// Flags of linux/netlink.h.
+const REQUEST: u16 = 1;
+const ACK: u16 = 4;
+const DUMP: u16 = 0x300;
+const EXCL: u16 = 0x200;
+const CREATE: u16 = 0x400;
+const APPEND: u16 = 0x800;
+const INTERRUPTED: u16 = 0x10;
+
+/// A kind of thing in a table: the messages that make and get one, where its table's name stands, and the attributes that
+/// are given when it is made.
+struct Kind {
+    new: u8,
+    get: u8,
+    table: u16,
+    kept: &'static [u16],
+}
+
+const TABLE: Kind = Kind { new: 0, get: 1, table: 1, kept: &[1, 2, 6] };
+const CHAIN: Kind = Kind { new: 3, get: 4, table: 1, kept: &[1, 3, 4, 5, 7, 12] };
+const RULE: Kind = Kind { new: 6, get: 7, table: 1, kept: &[1, 2, 4, 7] };
+const SET: Kind = Kind { new: 9, get: 10, table: 1, kept: &[1, 2, 3, 4, 5, 6, 7, 8, 9, 11, 12, 13, 15, 17, 18] };
+const ELEMENTS: Kind = Kind { new: 12, get: 13, table: 1, kept: &[1, 2, 3] };
+const OBJECT: Kind = Kind { new: 18, get: 19, table: 1, kept: &[1, 2, 3, 4, 8] };
+/// NFTA_SET_NAME and, of elements, NFTA_SET_ELEM_LIST_SET; NFTA_SET_FLAGS; NFTA_SET_ID.
+const NAME: u16 = 2;
+const SET_FLAGS: u16 = 3;
+const SET_ID: u16 = 10;
+/// NFT_SET_EVAL: packets put elements in, and so they are no part of the table as it was loaded.
+const DYNAMIC: u32 = 0x20;
+/// NFT_SET_TIMEOUT: somebody puts elements in, for a time.
+const TIMED: u32 = 0x10;
+
+/// The messages, without the ends of a transaction.
+#[derive(Debug, Clone)]
+pub struct Snapshot(Vec<u8>);
+
+impl Snapshot {
+    /// Takes one of the inet table `table`; of its sets those elements that stay, which are neither put in by packets nor
+    /// for a time.
+    ///
+    /// # Errors
+    /// There is no such table, the kernel refuses, or it changed again and again meanwhile.
+    pub fn take(table: &str) -> Result<Snapshot> {
+        let socket = open().map_err(Error::other)?;
+        let mut taking = Taking { socket, table, out: Vec::new(), buffer: vec![0; 64 << 10] };
+        for _ in 0..3 {
+            taking.out.clear();
+            if taking.all()? {
+                return Ok(Snapshot(taking.out));
+            }
+        }
+        Err(Error::other("the table changed while it was read"))
+    }
+
+    /// Makes the table again, which must not be there, with these ports in sets of ports, each for a time.
+    ///
+    /// # Errors
+    /// The kernel refuses; then nothing was made.
+    pub fn load(&self, table: &str, ports: &[(&str, &[u16], Duration)]) -> Result<()> {
+        let mut batch = begin();
+        batch.extend_from_slice(&self.0);
+        for (set, ports, time) in ports {
+            add_ports(&mut batch, table, set, ports, *time);
+        }
+        end(&mut batch);
+        let socket = open().map_err(Error::other)?;
+        transact(&socket, &batch, &mut vec![0; 64 << 10])
+    }
+}
+
+struct Taking<'a> {
+    socket: Socket,
+    table: &'a str,
+    out: Vec<u8>,
+    buffer: Vec<u8>,
+}
+
+impl Taking<'_> {
+    /// Whether nothing changed meanwhile.
+    fn all(&mut self) -> Result<bool> {
+        let mut whole = true;
+        let name = attribute(1, &terminated(self.table));
+        self.get(&TABLE, 0, &name, &mut whole, &mut |_| Some(Vec::new()))?;
+        let mut number = 0_u32;
+        let mut lasting: Vec<Vec<u8>> = Vec::new();
+        self.get(&SET, DUMP, &name, &mut whole, &mut |set| {
+            number += 1;
+            let value = |kind| find(set, kind).unwrap_or_default();
+            let flags = value(SET_FLAGS).try_into().map_or(0, u32::from_be_bytes);
+            if flags & (DYNAMIC | TIMED) == 0 {
+                lasting.push(value(NAME));
+            }
+            // Which the kernel wants of each set that is made in a transaction.
+            Some(attribute(SET_ID, &number.to_be_bytes()))
+        })?;
+        // Before the rules: a set without a name takes none once a rule uses it.
+        for set in lasting {
+            let of_set = [name.clone(), attribute(NAME, &set)].concat();
+            self.get(&ELEMENTS, DUMP, &of_set, &mut whole, &mut |_| Some(Vec::new()))?;
+        }
+        self.get(&OBJECT, DUMP, &name, &mut whole, &mut |_| Some(Vec::new()))?;
+        let own = terminated(self.table);
+        for kind in [&CHAIN, &RULE] {
+            self.get(kind, DUMP, &name, &mut whole, &mut |found| {
+                // The kernel lists the chains of all tables.
+                (find(found, kind.table).as_deref() == Some(&own[..])).then(Vec::new)
+            })?;
+        }
+        Ok(whole)
+    }
+
+    /// Asks for things of one kind and appends the messages that make them, each with what `more` adds, or not at all.
+    fn get(
+        &mut self,
+        kind: &Kind,
+        how: u16,
+        attributes: &[u8],
+        whole: &mut bool,
+        more: &mut dyn FnMut(&[u8]) -> Option<Vec<u8>>,
+    ) -> Result<()> {
+        let mut question = Vec::new();
+        message(&mut question, kind.get, REQUEST | how, attributes);
+        self.socket.send(&question, 0)?;
+        loop {
+            let (length, _) = recv(self.socket.as_fd(), &mut self.buffer[..], RecvFlags::empty())?;
+            for Message { kind: found, flags, body } in messages(&self.buffer[..length.min(self.buffer.len())]) {
+                const ERROR: u16 = 2;
+                const DONE: u16 = 3;
+                *whole &= flags & INTERRUPTED == 0;
+                let code = body.first_chunk().map_or(0, |code| i32::from_ne_bytes(*code));
+                match found {
+                    ERROR | DONE if code < 0 => return Err(Error::from_raw_os_error(-code)),
+                    ERROR | DONE => return Ok(()),
+                    found if found == NFTABLES << 8 | u16::from(kind.new) => {
+                        let body = body.get(4..).unwrap_or_default();
+                        if let Some(more) = more(body) {
+                            let kept = [kept(body, kind.kept), more].concat();
+                            // A table that is there already is not added to.
+                            let excl = if how & DUMP == 0 { EXCL } else { APPEND };
+                            message(&mut self.out, kind.new, REQUEST | CREATE | excl | ACK, &kept);
+                        }
+                        if how & DUMP == 0 {
+                            return Ok(());
+                        }
+                    }
+                    _ => {}
+                }
+            }
+        }
+    }
+}
+
+/// The attributes of these kinds, as they are.
+fn kept(attributes: &[u8], kinds: &[u16]) -> Vec<u8> {
+    const NESTED: u16 = 0x8000;
+    let mut out = Vec::new();
+    let mut rest = attributes;
+    while let Some(header) = rest.first_chunk::<4>() {
+        let length = usize::from(u16::from_ne_bytes([header[0], header[1]])).max(4);
+        let kind = u16::from_ne_bytes([header[2], header[3]]) & !NESTED;
+        let padded = length.next_multiple_of(4).min(rest.len());
+        if kinds.contains(&kind) {
+            out.extend_from_slice(&rest[..padded]);
+        }
+        rest = &rest[padded..];
+    }
+    out
+}
+
+fn find(attributes: &[u8], kind: u16) -> Option<Vec<u8>> {
+    let found = NlasIterator::new(attributes).flatten().find(|attribute| attribute.kind() == kind);
+    found.map(|attribute| attribute.value().to_vec())
+}
+
+fn add_ports(batch: &mut Vec<u8>, table: &str, set: &str, ports: &[u16], time: Duration) {
+    const NESTED: u16 = 0x8000;
+    let milliseconds = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+    let element = |port: &u16| {
+        let key = attribute(1 | NESTED, &attribute(1, &port.to_be_bytes()));
+        attribute(1 | NESTED, &[key, attribute(4, &milliseconds.to_be_bytes())].concat())
+    };
+    for ports in ports.chunks(500) {
+        let elements: Vec<u8> = ports.iter().flat_map(element).collect();
+        let attributes =
+            [attribute(1, &terminated(table)), attribute(2, &terminated(set)), attribute(3 | NESTED, &elements)];
+        message(batch, ELEMENTS.new, REQUEST | CREATE | ACK, &attributes.concat());
+    }
+}
+
+/// With a NUL, as names are.
+fn terminated(name: &str) -> Vec<u8> {
+    [name.as_bytes(), b"\0"].concat()
+}
+
+fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
+    let length = u16::try_from(value.len() + 4).unwrap_or(u16::MAX);
+    let mut out = [length.to_ne_bytes(), kind.to_ne_bytes()].concat();
+    out.extend_from_slice(value);
+    out.resize(out.len().next_multiple_of(4), 0);
+    out
+}
+
+/// Appends a message of nftables about the inet family.
+fn message(out: &mut Vec<u8>, kind: u8, flags: u16, attributes: &[u8]) {
+    let length = u32::try_from(20 + attributes.len()).unwrap_or(u32::MAX);
+    out.extend(length.to_ne_bytes());
+    out.extend((NFTABLES << 8 | u16::from(kind)).to_ne_bytes());
+    out.extend(flags.to_ne_bytes());
+    out.extend([1_u32.to_ne_bytes(), 0_u32.to_ne_bytes()].concat());
+    out.extend([INET, 0, 0, 0]);
+    out.extend_from_slice(attributes);
+}
