@@ -20,6 +20,7 @@ mod ports;
 mod probe;
 mod respond;
 mod run;
+mod sources;
 mod start;
 mod table;
 
@@ -71,7 +72,12 @@ mod tests {
                 grouped(decide::STRANGERS as usize),
                 decide::STRANGERS_A_SECOND
             ),
-            format!("{} sources are remembered", grouped(decide::SOURCES)),
+            format!(
+                "{} sources are remembered with their hits, in {} buckets of {}",
+                grouped(sources::SOURCES),
+                sources::BUCKETS,
+                sources::BUCKET
+            ),
             format!("{} triples", grouped(table::SIZE as usize)),
             format!("a socket of {} MiB", crate::kernel::QUEUE >> 21),
             format!("{} hosts wait to be blocked", grouped(respond::WAITING)),
