@@ -105,6 +105,8 @@ impl Daemon {
 impl Drop for Daemon {
     fn drop(&mut self) {
         let _ = rustix::process::kill_process(self.pid(), rustix::process::Signal::TERM);
+        // A test that failed while it was held up would wait for ever.
+        let _ = rustix::process::kill_process(self.pid(), rustix::process::Signal::CONT);
         let _ = self.process.wait();
     }
 }
