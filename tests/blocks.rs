@@ -5,7 +5,9 @@ mod neighbourhood;
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::net::{Ipv4Addr, UdpSocket};
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use neighbourhood::daemon::{Daemon, program};
 use neighbourhood::home::Home;
@@ -262,6 +264,87 @@ fn so_many_and_no_more() {
     wait_until("two more", || blocked(&net).len() == 4);
     let (said, ok) = run(&net, &home, &["block", "203.0.113.9"]);
     assert!(!ok && said.contains("203.0.113.9 is not blocked: 4 hosts"), "{said}");
+}
+
+/// The client is whatever this has in it.
+const FORGED: &str = "100.64.0.0/10";
+
+/// A datagram from each address of [`FORGED`], one after the other, as long as more than so many are wanted.
+fn forge(is_wanted: impl Fn(u32) -> bool) {
+    for number in (0..1 << 22).take_while(|&number| is_wanted(number)) {
+        let source = Ipv4Addr::from_bits(0x6440_0000 | number);
+        let socket = UdpSocket::bind((source, 0)).expect("an address of the client");
+        socket.send_to(b"x", (neighbourhood::HOST, 7)).expect("a route");
+    }
+}
+
+/// Whether the kernel blocks this IPv4 address; for it alone, for there may be thousands.
+fn is_blocked(net: &Net, address: &str) -> bool {
+    let element = format!("{{ {address} }}");
+    net.output("host", "nft", &["get", "element", "inet", TABLE, "blocked4", &element]).status.success()
+}
+
+/// While forged sources come by the hundred thousand a scanner is blocked; of them no more are than the limits allow, and
+/// neither the daemon nor the kernel grows with their number.
+#[test]
+fn a_scanner_does_not_hide_in_a_flood_of_forged_sources() {
+    const COUNT: u32 = 300_000;
+    const IN_ALL: usize = 4_000;
+    const MEMORY_KIB: u64 = 64 << 10;
+    let (net, home) = (Net::new("forged"), Home::new());
+    home.write("/etc/harden-portsentry/policy.toml", &format!("[block]\nin_all = {IN_ALL}\n"));
+    let daemon = Daemon::at_home(&net, &home, "1-1023", BLOCK);
+    net.run("client", "ip", &["route", "add", "local", FORGED, "dev", "lo"]);
+    let (sent, is_over) = (AtomicU32::new(0), AtomicBool::new(false));
+    std::thread::scope(|scope| {
+        let flood = net.inside(scope, "client", || {
+            forge(|number| {
+                sent.store(number, Ordering::Relaxed);
+                number < COUNT || !is_over.load(Ordering::Relaxed)
+            });
+        });
+        // However this ends, so does the flood.
+        let _over = Over(&is_over);
+        let had = |count| wait_until("forged sources", || sent.load(Ordering::Relaxed) >= count);
+        had(COUNT / 3);
+        net.scan(&scanner(0), "1-100");
+        wait_until("the scanner in the kernel's set", || is_blocked(&net, &scanner(0)));
+        wait_until("that the limit is said", || daemon.said().contains("there are more than 100 new blocks a second"));
+        had(COUNT);
+        assert!(!flood.is_finished(), "it ended before the scan");
+    });
+    let count = blocked(&net).len();
+    assert!((1_000..=IN_ALL).contains(&count), "{count} are blocked");
+    let sets = net.run("host", "nft", &["-t", "list", "sets", "inet"]);
+    assert_eq!(sets.matches(&format!("size {IN_ALL}")).count(), 2, "{sets}");
+    let memory = daemon.peak_memory_kib();
+    assert!(memory < MEMORY_KIB, "{memory} KiB");
+    println!("{count} of {} sources are blocked; the daemon's peak is {memory} KiB", sent.load(Ordering::Relaxed));
+}
+
+/// Says so when it is dropped.
+struct Over<'a>(&'a AtomicBool);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// More forged sources between two of his probes than are remembered at all do not make a scanner a stranger.
+#[test]
+fn a_slow_scanner_is_not_forgotten_for_forged_sources() {
+    let (net, home) = (Net::new("slow"), Home::new());
+    let daemon = Daemon::at_home(&net, &home, "1-1023", &format!("{BLOCK}SCAN_TRIGGER=\"3\"\n"));
+    net.run("client", "ip", &["route", "add", "local", FORGED, "dev", "lo"]);
+    net.scan(&scanner(0), "1-2");
+    wait_until("two probes", || daemon.history().ports(&scanner(0), "TCP").len() == 2);
+    std::thread::scope(|scope| net.inside(scope, "client", || forge(|number| number < 100_000)).join().expect("sends"));
+    net.scan(&scanner(1), "1");
+    wait_until("what came behind it", || !daemon.history().ports(&scanner(1), "TCP").is_empty());
+    assert!(blocked(&net).is_empty());
+    net.scan(&scanner(0), "3");
+    wait_until("the scanner in the kernel's set", || is_blocked(&net, &scanner(0)));
 }
 
 /// What is open stays open, either way, and nothing new opens.

@@ -2,18 +2,14 @@
 //! and does nothing by itself.
 
 use std::collections::HashSet;
-use std::collections::hash_map::RandomState;
 use std::net::IpAddr;
-
-use hashlink::LruCache;
 
 use super::config::{Block, Config};
 use super::probe::Probe;
+use super::sources::Sources;
 use crate::blocks::IgnoreList;
 use crate::syntax::Dialect;
 
-/// Sources that are remembered; the one seen longest ago is forgotten first.
-pub const SOURCES: usize = 65_536;
 /// Different ports that a source has to ask for by packets which a dead connection may send as well (ACK, FIN and ACK),
 /// before these count as probes. A host that was restarted, or whose service was, gets one or two of them a client.
 pub const AMBIGUOUS_PORTS: usize = 3;
@@ -100,7 +96,7 @@ struct More {
 /// All sources, and what to make of them.
 pub struct Decider {
     same_address_check: bool,
-    sources: LruCache<IpAddr, Source, RandomState>,
+    sources: Sources<Source>,
     judge: Judge,
 }
 
@@ -141,8 +137,7 @@ impl Decider {
             strangers: STRANGERS,
             strangers_since: 0,
         };
-        let sources = LruCache::with_hasher(SOURCES, RandomState::new());
-        let mut decider = Decider { same_address_check, sources, judge };
+        let mut decider = Decider { same_address_check, sources: Sources::new(), judge };
         decider.configure(config, ignore);
         decider
     }
@@ -168,7 +163,7 @@ impl Decider {
         if self.same_address_check && probe.source == probe.destination {
             return;
         }
-        let source = self.sources.entry(probe.source).or_insert_with(Source::default);
+        let source = self.sources.seen(probe.source);
         if probe.kind.is_ambiguous() && source.hits == 0 && !self.judge.blocked.contains(&probe.source) {
             let held = &mut source.more().held;
             if !held.iter().any(|held| held.port == probe.port) {
@@ -190,7 +185,7 @@ impl Decider {
     /// A block of `address` failed or was taken back: the next probe tries again.
     pub fn forget_block(&mut self, address: IpAddr) {
         self.judge.blocked.remove(&address);
-        if let Some(source) = self.sources.get_mut(&address) {
+        if let Some(source) = self.sources.get_mut(address) {
             source.said_already = false;
         }
     }
@@ -198,7 +193,7 @@ impl Decider {
     /// All blocks may have been taken back: whoever probes is blocked again.
     pub fn forget_blocks(&mut self) {
         self.judge.blocked.clear();
-        self.sources.iter_mut().for_each(|(_, source)| source.said_already = false);
+        self.sources.values_mut().for_each(|source| source.said_already = false);
     }
 }
 

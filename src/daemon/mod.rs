@@ -22,6 +22,7 @@ mod probe;
 mod respond;
 pub mod responder;
 mod run;
+mod sources;
 mod split;
 mod start;
 mod table;
@@ -74,7 +75,12 @@ mod tests {
                 grouped(decide::STRANGERS as usize),
                 decide::STRANGERS_A_SECOND
             ),
-            format!("{} sources are remembered", grouped(decide::SOURCES)),
+            format!(
+                "{} sources are remembered with their hits, in {} buckets of {}",
+                grouped(sources::SOURCES),
+                sources::BUCKETS,
+                sources::BUCKET
+            ),
             format!("{} triples", grouped(table::SIZE as usize)),
             format!("a socket of {} MiB", crate::kernel::QUEUE >> 21),
             format!("{} hosts wait to be blocked", grouped(respond::WAITING)),

@@ -12,7 +12,7 @@ use netlink_packet_core::NlasIterator;
 use netlink_sys::Socket;
 use rustix::net::{RecvFlags, recv};
 
-use super::nftables::{Message, begin, end, messages, open, transact};
+use super::nftables::{Message, begin, end, messages, open, transact, with_socket};
 
 /// nfnetlink's number of nftables, and NFPROTO_INET.
 const NFTABLES: u16 = 10;
@@ -76,15 +76,14 @@ impl Snapshot {
     ///
     /// # Errors
     /// The kernel refuses; then nothing was made.
-    pub fn load(&self, table: &str, ports: &[(&str, &[u16], Duration)]) -> Result<()> {
+    pub fn load(&self, table: &str, ports: &[(&str, &[u16], Duration)]) -> anyhow::Result<()> {
         let mut batch = begin();
         batch.extend_from_slice(&self.0);
         for (set, ports, time) in ports {
             add_ports(&mut batch, table, set, ports, *time);
         }
         end(&mut batch);
-        let socket = open().map_err(Error::other)?;
-        transact(&socket, &batch, &mut vec![0; 64 << 10])
+        with_socket(|socket| Ok(transact(socket, &batch, &mut vec![0; 64 << 10])?))
     }
 }
 

@@ -88,6 +88,14 @@ impl Daemon {
         rustix::process::Pid::from_child(&self.process)
     }
 
+    /// The most memory that it ever had, as the kernel counts it (proc_pid_status(5), VmHWM), in KiB.
+    pub fn peak_memory_kib(&self) -> u64 {
+        let path = format!("/proc/{}/status", self.pid().as_raw_nonzero());
+        let status = fs::read_to_string(path).expect("it runs");
+        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB"));
+        peak.and_then(|number| number.parse().ok()).expect("a number of kB")
+    }
+
     pub fn said(&self) -> String {
         fs::read_to_string(self.files.path().join("out")).unwrap_or_default()
     }
@@ -109,6 +117,8 @@ impl Daemon {
 impl Drop for Daemon {
     fn drop(&mut self) {
         let _ = rustix::process::kill_process(self.pid(), rustix::process::Signal::TERM);
+        // A test that failed while it was held up would wait for ever.
+        let _ = rustix::process::kill_process(self.pid(), rustix::process::Signal::CONT);
         let _ = self.process.wait();
     }
 }

@@ -8,7 +8,7 @@ use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant};
 
 use crate::wire::Wire;
-use crate::{Settings, frame, pin};
+use crate::{Settings, frame, pin, times};
 
 pub fn run(settings: &Settings) -> io::Result<()> {
     pin(settings)?;
@@ -33,17 +33,7 @@ pub fn run(settings: &Settings) -> io::Result<()> {
         }
         std::thread::sleep(Duration::from_micros(2_000 + (number * 617) % 2_000)); // the kernel's tick must not line up
     }
-    times.sort();
-    let us = |time: Option<&Duration>| time.map_or(-1, |time| time.as_micros() as i64);
-    let at = |share: f64| times.get((share * times.len() as f64) as usize);
-    println!(
-        "sent={count} seen={} min_us={} median_us={} p95_us={} max_us={}",
-        times.len(),
-        us(times.first()),
-        us(at(0.5)),
-        us(at(0.95)),
-        us(times.last())
-    );
+    times::print(count, times);
     Ok(())
 }
 

@@ -1,13 +1,19 @@
-//! Packets for benches/detection: forged SYNs at a rate, timed probes, a listener, and the run time of threads.
+//! Packets for benches/detection: forged SYNs at a rate, timed probes, a service and its client, a listener; the run time of
+//! threads; and addresses that are blocked already.
 
 use std::io;
 use std::process::exit;
 
+mod blocks;
 mod flood;
 mod frame;
 mod latency;
 mod listen;
+mod netns;
+mod ping_pong;
 mod runtime;
+mod times;
+mod until_blocked;
 mod wire;
 
 const HELP: &str = "\
@@ -26,6 +32,18 @@ generator latency KEY=VALUE…   send single SYNs, each from a source of its own
     interface= mac= to= from= ports= without= count= cpu=   as above
     history=FILE
     limit_ms=N                     how long to wait for a line; 2000 if not said
+generator until-blocked KEY=VALUE…
+                               the same, and time the element or the rule of nftables with that source; prints the same
+    interface= mac= to= from= ports= without= count= cpu= limit_ms=   as above
+    host=FILE                      the network namespace in which it is blocked
+    pause_ms=N                     between two of them; 20 if not said
+generator ping-pong KEY=VALUE… datagrams to a service and back, both in this process; prints sent=, cpu_ns=
+    to=IPV4 host=FILE port=N       the service, and its network namespace; port 53 if not said
+    from=IPV4 count=N cpu=N
+generator blocks KEY=VALUE…    print addresses that are blocked
+    form=ledger|portsentry|iptables
+    from=IPV4 count=N              address number i is from + i
+    at=TIME until=TIME             for form=ledger
 generator listen  PORT…        listen there, on IPv4 and IPv6, until killed; prints `listening`
 generator runtime PID…         run time in ns, of all threads of these processes and of kernel threads; see runtime.rs
 ";
@@ -36,6 +54,9 @@ fn main() {
     let done = match command.as_str() {
         "flood" => flood::run(&Settings::parse(rest)),
         "latency" => latency::run(&Settings::parse(rest)),
+        "until-blocked" => until_blocked::run(&Settings::parse(rest)),
+        "ping-pong" => ping_pong::run(&Settings::parse(rest)),
+        "blocks" => blocks::run(&Settings::parse(rest)),
         "listen" => listen::run(rest),
         "runtime" => runtime::run(rest),
         _ => usage(&format!("no command {command}")),

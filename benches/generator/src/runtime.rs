@@ -14,10 +14,10 @@ fn of(file: &Path) -> u64 {
     text.split_whitespace().next().and_then(|number| number.parse().ok()).unwrap_or(0)
 }
 
-/// One line: `daemon=NS children=NS ksoftirqd=NS switches=N rss_kib=N kworkers=PID-START:NS,…`. `daemon`, `switches` and
-/// `rss_kib` are of all threads of the processes and of their living descendants; `children` is of descendants that ended
-/// and were waited for (in ticks of 10 ms); the kernel's threads are the whole machine's, and its workers one by one, for
-/// they come and go.
+/// One line: `daemon=NS children=NS ksoftirqd=NS switches=N rss_kib=N peak_kib=N kworkers=PID-START:NS,…`. `daemon`,
+/// `switches`, `rss_kib` and `peak_kib` (VmHWM) are of all threads of the processes and of their living descendants;
+/// `children` is of descendants that ended and were waited for (in ticks of 10 ms); the kernel's threads are the whole
+/// machine's, and its workers one by one, for they come and go.
 pub fn run(pids: &[String]) -> io::Result<()> {
     let (mut ksoftirqd, mut kworkers) = (0, Vec::new());
     let mut parents = Vec::new();
@@ -44,7 +44,7 @@ pub fn run(pids: &[String]) -> io::Result<()> {
         family.extend(children);
         at += 1;
     }
-    let (mut daemon, mut children, mut switches, mut rss) = (0, 0, 0, 0);
+    let (mut daemon, mut children, mut switches, mut rss, mut peak) = (0, 0, 0, 0, 0);
     for pid in &family {
         let process = Path::new("/proc").join(pid);
         for thread in fs::read_dir(process.join("task")).into_iter().flatten().flatten() {
@@ -52,13 +52,15 @@ pub fn run(pids: &[String]) -> io::Result<()> {
             let status = fs::read_to_string(thread.path().join("status")).unwrap_or_default();
             switches += field(&status, "voluntary_ctxt_switches") + field(&status, "nonvoluntary_ctxt_switches");
         }
-        rss += field(&fs::read_to_string(process.join("status")).unwrap_or_default(), "VmRSS");
+        let status = fs::read_to_string(process.join("status")).unwrap_or_default();
+        rss += field(&status, "VmRSS");
+        peak += field(&status, "VmHWM");
         let stat = fs::read_to_string(process.join("stat")).unwrap_or_default();
         let ticks = |at: usize| split(&stat).1.get(at).and_then(|text| text.parse::<u64>().ok()).unwrap_or(0);
         children += (ticks(13) + ticks(14)) * 10_000_000; // cutime and cstime, USER_HZ 100
     }
     println!(
-        "daemon={daemon} children={children} ksoftirqd={ksoftirqd} switches={switches} rss_kib={rss} kworkers={}",
+        "daemon={daemon} children={children} ksoftirqd={ksoftirqd} switches={switches} rss_kib={rss} peak_kib={peak} kworkers={}",
         kworkers.join(",")
     );
     Ok(())
