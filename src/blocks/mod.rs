@@ -26,6 +26,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
+use crate::kernel::Gone;
 pub use clock::{Instant, Now};
 use control::{Listed, Request, Wanted};
 use denied::Denied;
@@ -135,13 +136,12 @@ impl Blocks {
     ///
     /// # Errors
     /// The kernel refuses.
-    pub fn restore(&mut self, now: Now) -> Result<bool> {
-        if Table::is_there()? {
+    pub fn restore(&mut self, gone: &Gone, now: Now) -> Result<bool> {
+        if !gone.has(TABLE)? {
             return Ok(false);
         }
         let elements = self.elements(now.boot);
-        self.table.load_again(self.state.terms(), &elements)?;
-        Ok(true)
+        self.table.load_again(self.state.terms(), &elements)
     }
 
     /// A source that was caught. If it is to be blocked the kernel blocks it now, and the record is to be written down.

@@ -8,7 +8,7 @@ use askama::Template;
 
 use super::terms::Terms;
 use crate::host::Invocation;
-use crate::kernel::{AddressSets, Snapshot, Stay, has_chain, has_table};
+use crate::kernel::{AddressSets, Snapshot, Stay, has_chain, has_table, is_there_already};
 
 /// The inet table's name.
 pub const TABLE: &str = "harden_portsentry_blocks";
@@ -113,16 +113,19 @@ impl Table {
         self.loaded = Snapshot::take(TABLE).ok();
     }
 
-    /// Loads it again, which somebody took away, with these addresses in it.
+    /// Loads it again, which somebody took away, with these addresses in it; whether it had to be.
     ///
     /// # Errors
     /// As [`Table::load`].
-    pub fn load_again(&mut self, terms: &Terms, addresses: &[(IpAddr, Stay)]) -> Result<()> {
+    pub fn load_again(&mut self, terms: &Terms, addresses: &[(IpAddr, Stay)]) -> Result<bool> {
         match self.loaded.as_ref().map(|loaded| loaded.load(TABLE, &[])) {
-            Some(Ok(())) => self.block(addresses),
+            Some(Ok(())) => self.block(addresses)?,
+            // It went, and came back: by a load of ours.
+            Some(Err(error)) if is_there_already(&error) => return Ok(false),
             // By nft, which takes longer.
-            _ => self.load(terms, addresses),
+            _ => self.load(terms, addresses)?,
         }
+        Ok(true)
     }
 
     /// What a blocked host meets from the next load on.

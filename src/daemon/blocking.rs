@@ -22,6 +22,7 @@ use super::probe::Kind;
 use super::respond::{Entrance, Job};
 use crate::blocks::control::{self, Request};
 use crate::blocks::{Answer, Blocks, Book, Busy, Evidence, Guard, IgnoreList, Length, Now, Outcome};
+use crate::kernel::Gone;
 use crate::settings::Policy;
 
 /// Where the terms are.
@@ -250,8 +251,8 @@ impl Blocking {
     ///
     /// # Errors
     /// The kernel refuses.
-    pub fn restore(&mut self) -> Result<bool> {
-        self.blocks.restore(Now::read())
+    pub fn restore(&mut self, gone: &Gone) -> Result<bool> {
+        self.blocks.restore(gone, Now::read())
     }
 
     /// Writes what waits to be written, and ends; the kernel goes on blocking.

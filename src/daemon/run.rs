@@ -285,17 +285,15 @@ impl Daemon {
     /// Loads the kernel's tables again if somebody took them away. The rules of KILL_ROUTE may have gone with them.
     fn mend(&mut self) -> Result<()> {
         let Some(changes) = &mut self.changes else { return Ok(()) };
-        if !changes.some_table_went()? {
-            return Ok(());
-        }
+        let gone = changes.gone()?;
         if let Some(blocking) = &mut self.blocking
-            && blocking.restore()?
+            && blocking.restore(&gone)?
         {
             self.output
                 .say("adminalert: somebody took away the table of blocked hosts; it is loaded again with all of them");
         }
         if let Source::Kernel { log, table } = &mut self.source
-            && table.restore(&self.invocation, &self.config, log.group())?
+            && table.restore(&gone, &self.invocation, &self.config, log.group())?
         {
             self.decider.forget_blocks();
             self.output.say("adminalert: somebody took away the table by which the kernel picks the packets, and all blocks perhaps; it is loaded again, and whoever probes is blocked again");

@@ -10,7 +10,7 @@ use super::config::Config;
 use super::invocation::{Interfaces, Invocation, Mode};
 use super::ports::Ports;
 use crate::host::Invocation as Command;
-use crate::kernel::{SNAPLEN, Snapshot, counted_packets, empty_sets, has_table, listening_ports};
+use crate::kernel::{Gone, SNAPLEN, Snapshot, counted_packets, empty_sets, is_there_already, listening_ports};
 
 /// How long a source, port and kind that was handed up is not handed up again.
 pub const WINDOW_SECONDS: u64 = 600;
@@ -93,24 +93,28 @@ impl Table {
     ///
     /// # Errors
     /// As [`Table::load`].
-    pub fn restore(&self, invocation: &Invocation, config: &Config, group: u16) -> Result<bool> {
-        let is_gone = !has_table(&self.name)?;
-        if is_gone && !self.load_again(config) {
-            // By nft, which takes longer.
-            load(ruleset(&self.name, invocation, config, group, false, &listening_ports())?)?;
+    pub fn restore(&self, gone: &Gone, invocation: &Invocation, config: &Config, group: u16) -> Result<bool> {
+        if !gone.has(&self.name)? {
+            return Ok(false);
         }
-        Ok(is_gone)
+        match self.load_again(config) {
+            Some(Ok(())) => Ok(true),
+            // It went, and came back: by a load of ours.
+            Some(Err(error)) if is_there_already(&error) => Ok(false),
+            // By nft, which takes longer.
+            _ => load(ruleset(&self.name, invocation, config, group, false, &listening_ports())?).map(|()| true),
+        }
     }
 
-    /// Whether it could be loaded as it was, with the ports on which somebody listens now.
-    fn load_again(&self, config: &Config) -> bool {
-        let Some(loaded) = &self.loaded else { return false };
+    /// Loads it as it was, with the ports on which somebody listens now; `None` if it is not known how it was.
+    fn load_again(&self, config: &Config) -> Option<Result<()>> {
+        let loaded = self.loaded.as_ref()?;
         let (tcp, udp) = listening_ports();
         let used = |watched: &Ports, listening: &BTreeSet<u16>| -> Vec<u16> {
             watched.iter().filter(|port| listening.contains(port)).collect()
         };
         let (tcp, udp) = (used(&config.tcp_ports, &tcp), used(&config.udp_ports, &udp));
-        loaded.load(&self.name, &[("used_tcp", &tcp, USED_TCP), ("used_udp", &udp, USED_UDP)]).is_ok()
+        Some(loaded.load(&self.name, &[("used_tcp", &tcp, USED_TCP), ("used_udp", &udp, USED_UDP)]))
     }
 
     /// How many packets were not handed up, for their like had been; 0 where the kernel does not tell.

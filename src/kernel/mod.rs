@@ -12,5 +12,5 @@ pub use address_sets::{AddressSets, Stay, is_full};
 pub use addresses::{Gateway, InterfaceAddress, addresses, default_gateways};
 pub use listening::listening_ports;
 pub use nflog::{Logged, Nflog, QUEUE, Received, SNAPLEN, packets};
-pub use nftables::{TableChanges, counted_packets, empty_sets, has_chain, has_table};
-pub use snapshot::Snapshot;
+pub use nftables::{Gone, TableChanges, counted_packets, empty_sets, has_chain, has_table};
+pub use snapshot::{Snapshot, is_there_already};

@@ -87,6 +87,11 @@ impl Snapshot {
     }
 }
 
+/// Whether `error` says that what was to be made is there.
+pub fn is_there_already(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<Error>().is_some_and(|error| error.kind() == std::io::ErrorKind::AlreadyExists)
+}
+
 struct Taking<'a> {
     socket: Socket,
     table: &'a str,
