@@ -58,6 +58,8 @@ impl Host {
     pub fn remove_user(&self, name: &str) -> Result<()> {
         if self.has_user(name) {
             Invocation::new("userdel", &[name]).demand().with_context(|| format!("cannot remove the user {name}"))?;
+            // Its number may be somebody else's one day.
+            let _ = Invocation::new("chown", &["-R", "-h", "root:root", &format!("/var/log/{name}")]).run();
         }
         Ok(())
     }
