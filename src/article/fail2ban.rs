@@ -11,7 +11,7 @@ use crate::host::ServiceManager;
 use crate::plan::{Change, Content, Draft, FileKind, Step};
 use crate::syntax::ini::Ini;
 
-use super::{Context, remove_ours, safe_networks, sections};
+use super::{Context, built_in, remove_ours, safe_networks, sections, variables};
 
 pub const JAIL: &str = "/etc/fail2ban/jail.d/portsentry.conf";
 const FILTER: &str = "/etc/fail2ban/filter.d/harden-portsentry.conf";
@@ -31,8 +31,16 @@ struct Jail<'a> {
     findtime: &'a str,
     bantime: &'a str,
     ignoreip: &'a str,
+    /// The embedded portsentry blocks by itself, and a ban asks it to.
+    built_in: bool,
     blocktype: &'a str,
     blocktype6: &'a str,
+}
+
+#[derive(Template)]
+#[template(path = "fail2ban-action-embedded.conf", escape = "none")]
+struct EmbeddedAction<'a> {
+    program: &'a str,
 }
 
 #[derive(Template)]
@@ -62,11 +70,17 @@ pub fn step(context: &Context, draft: &mut Draft) -> Result<Step> {
         step.file(draft.put(Path::new(path), text.as_bytes(), 0o644, FileKind::Whole, why)?);
         Ok(())
     };
-    put(
-        ACTION,
-        include_str!("../../templates/fail2ban-action.conf"),
-        "a ban that answers as KILL_ROUTE does, for every protocol and family",
-    )?;
+    let built_in = built_in(context, generation).is_some();
+    if built_in {
+        let text = filled(&EmbeddedAction { program: variables::place(context) })?;
+        put(ACTION, &text, "a ban asks for a block, so that one list says who is blocked")?;
+    } else {
+        put(
+            ACTION,
+            include_str!("../../templates/fail2ban-action.conf"),
+            "a ban that answers as KILL_ROUTE does, for every protocol and family",
+        )?;
+    }
     put(FILTER, include_str!("../../templates/fail2ban-filter.conf"), "reads portsentry's history, of 1.2 and of 2.0")?;
     put(JAIL, &text, "the jail, with the history that this portsentry writes")?;
     let directory = Path::new(history).parent().and_then(Path::to_str).unwrap_or("/");
@@ -74,9 +88,17 @@ pub fn step(context: &Context, draft: &mut Draft) -> Result<Step> {
     put(SERVICE, &service, "a history that is missing stops every jail")?;
     for (package, text) in FLUSHING {
         let there = ["/lib/systemd/system", "/usr/lib/systemd/system", "/etc/systemd/system"];
+        if built_in {
+            continue; // blocks come back by themselves
+        }
         let comes = context.offer.candidates.iter().any(|one| one.name == package);
         if comes || there.iter().any(|place| context.host.exists(&format!("{place}/{package}.service"))) {
             put(&drop_in(package), text, "it flushes the firewall, and the bans with it")?;
+        }
+    }
+    if built_in {
+        for (package, _) in FLUSHING {
+            remove_ours(draft, &drop_in(package), "no ban is in the firewall", &mut step)?;
         }
     }
     if let Content::Absent = draft.content(Path::new(history))? {
@@ -122,6 +144,7 @@ fn jail(context: &Context, draft: &Draft, history: &str) -> Result<String> {
         findtime,
         bantime: &bantime,
         ignoreip: &safe.join(" "),
+        built_in: context.generation.is_some_and(|generation| built_in(context, generation).is_some()),
         blocktype: context.chosen.target(false),
         blocktype6: context.chosen.target(true),
     })

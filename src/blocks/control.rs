@@ -27,7 +27,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Request {
-    Block { address: IpAddr, length: Wanted, why: String },
+    Block { address: IpAddr, length: Wanted, by: By, why: String },
     Unblock { address: IpAddr, why: String },
     UnblockAll { why: String },
     List,

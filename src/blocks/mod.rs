@@ -174,7 +174,9 @@ impl Blocks {
     pub fn serve(&mut self, request: Request, now: Now) -> (control::Answer, Vec<Record>) {
         let refused = |error: anyhow::Error| (control::Answer::Refused(format!("{error:#}")), Vec::new());
         match request {
-            Request::Block { address, length, why } => self.block(address, length, &why, now).unwrap_or_else(refused),
+            Request::Block { address, length, by, why } => {
+                self.block(address, (length, by), &why, now).unwrap_or_else(refused)
+            }
             Request::Unblock { address, why } => self.unblock(&[address], &why, now).unwrap_or_else(refused),
             Request::UnblockAll { why } => {
                 let all: Vec<IpAddr> = self.state.live(now.boot).map(|(address, _)| address).collect();
@@ -187,7 +189,7 @@ impl Blocks {
     fn block(
         &mut self,
         address: IpAddr,
-        length: Wanted,
+        (length, by): (Wanted, By),
         why: &str,
         now: Now,
     ) -> Result<(control::Answer, Vec<Record>)> {
@@ -200,7 +202,7 @@ impl Blocks {
             Wanted::Seconds(seconds) => Some(Some(Duration::from_secs(seconds))),
             Wanted::Ever => Some(None),
         };
-        Ok(match self.state.ask(address, length, &cleaned(why), now) {
+        Ok(match self.state.ask(address, length, by, &cleaned(why), now) {
             Outcome::Block(length, record) => {
                 if let Err(error) = self.table.block(&[(address, length)]) {
                     self.state.free(address, "", now);

@@ -24,11 +24,14 @@ pub enum By {
     Daemon,
     /// Somebody who typed it.
     Hand,
+    /// fail2ban, whose jail read the history.
+    Fail2ban,
     /// Nobody knows: it was found in the kernel's sets.
     Kernel,
 }
 
-const NAMES: [(By, &str); 3] = [(By::Daemon, "daemon"), (By::Hand, "hand"), (By::Kernel, "kernel")];
+const NAMES: [(By, &str); 4] =
+    [(By::Daemon, "daemon"), (By::Hand, "hand"), (By::Fail2ban, "fail2ban"), (By::Kernel, "kernel")];
 
 impl fmt::Display for By {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -160,9 +160,9 @@ impl State {
         }
     }
 
-    /// Somebody wants `address` blocked for `length`, or, with `None`, for the term that it has earned. Without a length
+    /// Somebody, or fail2ban, wants `address` blocked for `length`, or, with `None`, for the term that it has earned. Without a length
     /// one that is blocked stays as it is: the wish is an echo of what blocked it.
-    pub fn ask(&mut self, address: IpAddr, length: Option<Length>, why: &str, now: Now) -> Outcome {
+    pub fn ask(&mut self, address: IpAddr, length: Option<Length>, by: By, why: &str, now: Now) -> Outcome {
         let known = self.entries.get(&address);
         let live = known.filter(|entry| entry.is_live(now.boot));
         match (length, live) {
@@ -170,8 +170,10 @@ impl State {
             (_, None) if self.len() >= self.terms.in_all => return Outcome::Limited(Limit::InAll(self.terms.in_all)),
             _ => {}
         }
-        let length = length.unwrap_or_else(|| self.terms.next(known.map(Entry::length), Evidence::Connection));
-        self.block(address, length, By::Hand, why, now)
+        // A line of the history is worth what the packet was.
+        let evidence = if by == By::Fail2ban { Evidence::Insistent } else { Evidence::Connection };
+        let length = length.unwrap_or_else(|| self.terms.next(known.map(Entry::length), evidence));
+        self.block(address, length, by, why, now)
     }
 
     fn block(&mut self, address: IpAddr, length: Length, by: By, why: &str, now: Now) -> Outcome {
@@ -320,8 +322,8 @@ mod tests {
         for last in 1..=3 {
             before.catch(host(last), Evidence::Connection, "connected", at(0));
         }
-        before.ask(host(4), Some(None), "for ever", at(0));
-        before.ask(host(5), Some(Some(Duration::from_secs(60))), "a minute", at(0));
+        before.ask(host(4), Some(None), By::Hand, "for ever", at(0));
+        before.ask(host(5), Some(Some(Duration::from_secs(60))), By::Hand, "a minute", at(0));
         let records = before.records(at(0));
         // A day is nearly over, and the machine was started anew: its clock begins again.
         let now = Now { boot: 5_000, calendar: at(DAY - 10_000).calendar };
@@ -378,11 +380,15 @@ mod tests {
     fn by_hand() {
         let mut state = state(Terms { in_all: 1, ..Terms::default() });
         let hour = Some(Duration::from_secs(3_600));
-        assert_eq!(length(state.ask(host(1), Some(hour), "I say so", at(0))), hour);
-        assert_eq!(state.ask(host(1), None, "an echo", at(10)), Outcome::Already(Some(3_600_000)));
-        assert_eq!(length(state.ask(host(1), Some(None), "longer", at(10))), None);
+        assert_eq!(length(state.ask(host(1), Some(hour), By::Hand, "I say so", at(0))), hour);
+        assert_eq!(state.ask(host(1), None, By::Hand, "an echo", at(10)), Outcome::Already(Some(3_600_000)));
+        assert_eq!(length(state.ask(host(1), Some(None), By::Hand, "longer", at(10))), None);
         assert_eq!(state.get(host(1)).map(|entry| entry.times), Some(1), "the same block");
-        assert_eq!(state.ask(host(2), None, "no room", at(10)), Outcome::Limited(Limit::InAll(1)));
+        assert_eq!(state.ask(host(2), None, By::Hand, "no room", at(10)), Outcome::Limited(Limit::InAll(1)));
+        assert!(matches!(
+            state.ask(host(1), None, By::Fail2ban, "an echo of what blocked it", at(10)),
+            Outcome::Already(None)
+        ));
         let record = state.free(host(1), "a mistake", at(20)).expect("it was blocked");
         assert_eq!((record.what, state.len(), state.get(host(1))), (What::Freed, 0, None));
         assert_eq!(state.free(host(1), "again", at(20)), None);

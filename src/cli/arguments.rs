@@ -213,6 +213,16 @@ pub struct BlockOptions {
     /// What to remember of it
     #[arg(long, value_name = "TEXT", default_value = "by hand")]
     pub why: String,
+    /// On whose behalf
+    #[arg(long, hide = true, default_value = "hand")]
+    pub by: Asker,
+}
+
+/// Who asks for a block.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Asker {
+    Hand,
+    Fail2ban,
 }
 
 #[derive(Debug, Args)]

@@ -9,13 +9,13 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
 use crate::blocks::control::{self, Answer, Listed, Request, Wanted};
-use crate::blocks::{self, Blocks, Busy, Guard, IgnoreList, Now};
+use crate::blocks::{self, Blocks, Busy, By, Guard, IgnoreList, Now};
 use crate::daemon::{Config, Mode};
 use crate::host::{Generation, Host};
 use crate::settings::{Policy, Response};
 use crate::syntax::Dialect;
 
-use super::arguments::{BlockOptions, Common, Format, UnblockOptions};
+use super::arguments::{Asker, BlockOptions, Common, Format, UnblockOptions};
 use super::{Exit, demand_root, print};
 
 /// A daemon that starts holds the lock for a while before it can be asked, and so does whoever blocks just now.
@@ -30,7 +30,11 @@ pub fn block(common: &Common, options: &BlockOptions) -> Result<Exit> {
         Some(Some(length)) => Wanted::Seconds(length.as_secs()),
     };
     let address = options.address.to_canonical();
-    let answer = ask(Request::Block { address, length, why: options.why.clone() })?;
+    let by = match options.by {
+        Asker::Hand => By::Hand,
+        Asker::Fail2ban => By::Fail2ban,
+    };
+    let answer = ask(Request::Block { address, length, by, why: options.why.clone() })?;
     if let Answer::Blocked { until, already } = &answer {
         let until = until.map_or("for ever".to_owned(), |until| format!("until {}", local(until)));
         let is = if *already { "is blocked already" } else { "is blocked" };
