@@ -17,6 +17,7 @@ use rustix::time::{
 use super::config::Config;
 use super::decide::{Reaction, Scan};
 use super::keeper::{Entry, Keeper, Then};
+use super::metrics;
 use super::output::Output;
 use super::probe::Kind;
 use super::respond::{Entrance, Job};
@@ -140,6 +141,11 @@ impl Blocking {
         [left, look].into_iter().flatten().min()
     }
 
+    /// How many are blocked.
+    pub fn blocked_hosts(&self) -> usize {
+        self.blocks.len()
+    }
+
     /// A scan whose source is to be blocked, or should be.
     pub fn react(&mut self, scan: Scan, at: Timestamp) -> Handled {
         let source = scan.probe.source;
@@ -150,7 +156,14 @@ impl Blocking {
         };
         let protocol = if scan.probe.kind.is_tcp() { "tcp" } else { "udp" };
         let why = format!("probed {protocol}/{}", scan.probe.port);
-        match self.blocks.catch(source, evidence, &why, Now::read()) {
+        let outcome = self.blocks.catch(source, evidence, &why, Now::read());
+        self.output.metrics().block(match &outcome {
+            Ok(Outcome::Block(..)) => metrics::Outcome::Blocked,
+            Ok(Outcome::Already(_)) => metrics::Outcome::Already,
+            Ok(Outcome::Limited(_)) => metrics::Outcome::Limited,
+            Err(_) => metrics::Outcome::Refused,
+        });
+        match outcome {
             Ok(Outcome::Block(length, record)) => {
                 self.has_blocked = true;
                 let said = vec![format!("attackalert: Host {source} has been blocked via nftables {}", span(length))];

@@ -162,6 +162,11 @@ impl Decider {
         self.judge.lines_left_out
     }
 
+    /// How many hosts it holds for blocked.
+    pub fn blocked_hosts(&self) -> usize {
+        self.judge.blocked.len()
+    }
+
     /// Decides about `probe`, seen at `now` (seconds). `emit` gets what is to be told: none, one, or, when packets that
     /// could have been innocent turn out not to be, several.
     pub fn hit(&mut self, probe: Probe, seen: Seen, now: u64, emit: &mut dyn FnMut(Scan)) {

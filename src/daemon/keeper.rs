@@ -8,6 +8,7 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use super::metrics::Queue;
 use super::output::{Output, join_soon, locked};
 use super::respond::{Entrance, Job};
 use crate::blocks::control::{self, Answer};
@@ -39,6 +40,7 @@ pub enum Then {
 /// Takes entries.
 pub struct Keeper {
     desk: Arc<Desk>,
+    output: Output,
     thread: JoinHandle<()>,
 }
 
@@ -58,10 +60,16 @@ impl Keeper {
     /// Starts the thread. What is written down goes to `entrance`, to be told.
     pub fn start(book: Book, entrance: Entrance, output: Output) -> Keeper {
         let desk = Arc::new(Desk::default());
-        let mut clerk =
-            Clerk { book, desk: Arc::clone(&desk), entrance, output, unwritten: HashMap::new(), over: Vec::new() };
+        let mut clerk = Clerk {
+            book,
+            desk: Arc::clone(&desk),
+            entrance,
+            output: output.clone(),
+            unwritten: HashMap::new(),
+            over: Vec::new(),
+        };
         let thread = std::thread::spawn(move || clerk.run());
-        Keeper { desk, thread }
+        Keeper { desk, output, thread }
     }
 
     /// Hands an entry over; never waits. If too many wait for the disk it comes back.
@@ -71,6 +79,7 @@ impl Keeper {
             return Err(entry);
         }
         waiting.entries.push_back(entry);
+        self.output.metrics().enter(Queue::Ledger);
         self.desk.news.notify_one();
         Ok(())
     }
@@ -101,6 +110,7 @@ impl Clerk {
                 let _ = self.write();
                 return;
             }
+            self.output.metrics().leave(Queue::Ledger, entries.len());
             let was_behind = self.is_behind();
             let mut thens = Vec::new();
             for Entry { records, over, then } in entries {
@@ -109,6 +119,7 @@ impl Clerk {
                 thens.push(then);
             }
             let failure = self.write();
+            self.output.metrics().ledger_fails(failure.is_some());
             match &failure {
                 Some(why) if !was_behind => self.output.say(&format!(
                     "adminalert: ERROR: {why}; hosts are blocked all the same, and written down as soon as it can be"

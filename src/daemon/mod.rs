@@ -2,7 +2,7 @@
 //!
 //! The kernel picks the packets (`table`: those for ports without a socket, once or a few times a source, port and kind)
 //! and hands them up by NFLOG; `probe` reads them, `decide` decides, `lines` words it, `output` writes it, `respond` runs
-//! what the configuration says. `invocation` and `config` take portsentry's own command lines and files.
+//! what the configuration says. `metrics` counts. `invocation` and `config` take portsentry's own command lines and files.
 
 mod background;
 pub mod blocked_file;
@@ -10,10 +10,10 @@ mod blocking;
 mod config;
 mod connect;
 mod decide;
-
 mod invocation;
 mod keeper;
 mod lines;
+mod metrics;
 mod names;
 mod output;
 mod ports;

@@ -14,6 +14,8 @@ use std::time::{Duration, Instant};
 
 use jiff::ZonedDateTime;
 
+use super::metrics::{Metrics, Queue};
+
 /// Parcels, and bytes, that may wait to be written; more are counted and thrown away.
 const WAITING: usize = 4_096;
 pub const WAITING_BYTES: usize = 32 << 20;
@@ -77,6 +79,7 @@ struct Shared {
     spare: Mutex<Vec<Parcel>>,
     /// The history and the blocked file from now on, if they are to be opened anew.
     files: Mutex<Option<Files>>,
+    metrics: Arc<Metrics>,
 }
 
 type Files = (Option<PathBuf>, Option<PathBuf>);
@@ -99,6 +102,11 @@ impl Output {
         (Output { jobs, shared }, Writer(thread))
     }
 
+    /// Where everybody counts who has something to tell.
+    pub fn metrics(&self) -> &Arc<Metrics> {
+        &self.shared.metrics
+    }
+
     /// An empty parcel.
     pub fn parcel(&self) -> Parcel {
         locked(&self.shared.spare).pop().unwrap_or_default()
@@ -113,14 +121,18 @@ impl Output {
         if self.shared.waiting_bytes.fetch_add(bytes, Ordering::Relaxed) > WAITING_BYTES {
             return self.lose(&parcel);
         }
+        self.shared.metrics.enter(Queue::Output);
         if let Err(TrySendError::Full(Job::Write(parcel))) = self.jobs.try_send(Job::Write(parcel)) {
+            self.shared.metrics.leave(Queue::Output, 1);
             self.lose(&parcel);
         }
     }
 
     fn lose(&self, parcel: &Parcel) {
         self.shared.waiting_bytes.fetch_sub(parcel.len(), Ordering::Relaxed);
-        self.shared.lost.fetch_add(parcel.log.lines().count().max(1) as u64, Ordering::Relaxed);
+        let lines = parcel.log.lines().count().max(1) as u64;
+        self.shared.lost.fetch_add(lines, Ordering::Relaxed);
+        self.shared.metrics.lines_lost(lines);
     }
 
     /// Logs one line.
@@ -188,6 +200,7 @@ impl Sink {
             }
             match job {
                 Job::Write(parcel) => {
+                    self.shared.metrics.leave(Queue::Output, 1);
                     self.write(&parcel);
                     self.shared.waiting_bytes.fetch_sub(parcel.len(), Ordering::Relaxed);
                     self.shared.keep(parcel);

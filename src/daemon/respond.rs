@@ -16,6 +16,7 @@ use super::blocked_file;
 use super::config::{Block, Config};
 use super::decide::{Reaction, Scan, Word};
 use super::lines::Lines;
+use super::metrics::{Metrics, Outcome, Queue};
 use super::names::Names;
 use super::output::{Output, Parcel, join_soon, locked};
 use crate::host::Invocation;
@@ -82,13 +83,16 @@ pub struct Responder {
 pub struct Entrance {
     jobs: SyncSender<Job>,
     failed: Failed,
+    metrics: Arc<Metrics>,
 }
 
 impl Entrance {
     /// Hands a scan over. If too many wait it comes back, and a block of its source that was still to come has failed.
     pub fn react(&self, job: Job) -> Result<(), Job> {
+        self.metrics.enter(Queue::Responder);
         match self.jobs.try_send(job) {
             Err(TrySendError::Full(job)) => {
+                self.metrics.leave(Queue::Responder, 1);
                 if matches!(job.scan.reaction, Reaction::Block(_)) && job.blocked.is_none() {
                     locked(&self.failed).push(job.scan.probe.source);
                 }
@@ -122,6 +126,7 @@ impl Responder {
         let failed = Failed::default();
         let ending = Arc::new(AtomicBool::new(false));
         let commands = Arc::new(Mutex::new(commands));
+        let metrics = Arc::clone(output.metrics());
         let mut worker = Worker {
             dialect,
             lines,
@@ -132,7 +137,7 @@ impl Responder {
             ending: Arc::clone(&ending),
         };
         let thread = std::thread::spawn(move || worker.run(&queue));
-        Responder { entrance: Entrance { jobs, failed }, commands, ending, thread }
+        Responder { entrance: Entrance { jobs, failed, metrics }, commands, ending, thread }
     }
 
     /// Where scans are handed over.
@@ -162,6 +167,7 @@ impl Responder {
 impl Worker {
     fn run(&mut self, queue: &Receiver<Job>) {
         while let Ok(job) = queue.recv() {
+            self.output.metrics().leave(Queue::Responder, 1);
             self.react(job);
         }
         if let Some(names) = self.names.take() {
@@ -188,6 +194,9 @@ impl Worker {
                 } else {
                     self.block(block, &scan)
                 };
+                if block != Block::No {
+                    self.output.metrics().block(if held { Outcome::Blocked } else { Outcome::Refused });
+                }
                 if held {
                     record = match self.dialect {
                         Dialect::V1 => Vec::new(),

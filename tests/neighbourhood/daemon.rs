@@ -19,6 +19,8 @@ pub fn program() -> PathBuf {
 pub struct Daemon {
     process: Child,
     files: TempDir,
+    /// Its portsentry.conf but for what a test adds.
+    settings: String,
 }
 
 impl Daemon {
@@ -53,7 +55,7 @@ impl Daemon {
         ];
         // Of a doubled key the last one counts.
         let text: String = settings.iter().map(|(key, value)| format!("{key}=\"{value}\"\n")).collect();
-        fs::write(files.path().join("portsentry.conf"), text + more).expect("a file");
+        fs::write(files.path().join("portsentry.conf"), format!("{text}{more}")).expect("a file");
         fs::write(files.path().join("portsentry.ignore"), "127.0.0.1/32\n").expect("a file");
         let out = fs::File::create(files.path().join("out")).expect("a file");
         let program = program();
@@ -62,7 +64,7 @@ impl Daemon {
             .stdout(Stdio::from(out))
             .spawn()
             .expect("ip runs");
-        let mut daemon = Daemon { process, files };
+        let mut daemon = Daemon { process, files, settings: text };
         wait_until("'Portsentry is now active and listening.'", || {
             if let Ok(Some(status)) = daemon.process.try_wait() {
                 panic!("{} daemon ended, {status}: {}", program.display(), daemon.said());
@@ -70,6 +72,11 @@ impl Daemon {
             daemon.said().contains("Portsentry is now active and listening")
         });
         daemon
+    }
+
+    /// Writes another configuration with these lines more; it reads it at SIGHUP.
+    pub fn configure(&self, more: &str) {
+        fs::write(self.files.path().join("portsentry.conf"), format!("{}{more}", self.settings)).expect("a file");
     }
 
     /// Holds it up, or lets it go on.
