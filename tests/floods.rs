@@ -59,11 +59,15 @@ fn what_was_lost_is_seen_when_it_comes_again() {
 
 /// Packets that the kernel could not hand to the daemon, as it counts them itself.
 fn dropped(net: &Net, daemon: &Daemon) -> u64 {
-    const PID: usize = 2;
     const DROPS: usize = 8;
-    let pid = daemon.pid().as_raw_nonzero().to_string();
+    const INODE: usize = 9;
+    // By what it holds open: the kernel chooses the numbers of sockets of netlink.
+    let open = std::fs::read_dir(format!("/proc/{}/fd", daemon.pid().as_raw_nonzero())).expect("it runs");
+    let links = open.flatten().filter_map(|entry| std::fs::read_link(entry.path()).ok());
+    let held: Vec<String> = links.map(|link| link.display().to_string()).collect();
     let sockets = net.run("host", "cat", &["/proc/net/netlink"]);
-    let of = sockets.lines().map(|line| line.split_whitespace().collect::<Vec<_>>()).filter(|words| words[PID] == pid);
+    let of = sockets.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+    let of = of.filter(|words| held.contains(&format!("socket:[{}]", words[INODE])));
     of.map(|words| words[DROPS].parse::<u64>().expect("a number")).sum()
 }
 

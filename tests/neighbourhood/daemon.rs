@@ -103,7 +103,10 @@ impl Daemon {
 
 impl Drop for Daemon {
     fn drop(&mut self) {
-        let _ = rustix::process::kill_process(self.pid(), rustix::process::Signal::TERM);
+        // One that a test held up, and failed, would not hear the other.
+        for signal in [rustix::process::Signal::TERM, rustix::process::Signal::CONT] {
+            let _ = rustix::process::kill_process(self.pid(), signal);
+        }
         let _ = self.process.wait();
     }
 }
