@@ -15,7 +15,7 @@ use rustix::time::{
 };
 
 use super::config::Config;
-use super::decide::{Reaction, Scan};
+use super::decide::{Reaction, Rule, Scan};
 use super::keeper::{Entry, Keeper, Then};
 use super::metrics;
 use super::output::Output;
@@ -41,7 +41,7 @@ pub enum Handled {
     /// Its source is blocked already.
     Already,
     /// It is not blocked, for this reason.
-    Not(String),
+    Not(Rule, String),
 }
 
 /// Blocks, and keeps account of it.
@@ -178,8 +178,8 @@ impl Blocking {
                 Handled::HandedOver
             }
             Ok(Outcome::Already(_)) => Handled::Already,
-            Ok(Outcome::Limited(limit)) => Handled::Not(limit.to_string()),
-            Err(error) => Handled::Not(format!("{error:#}")),
+            Ok(Outcome::Limited(limit)) => Handled::Not(Rule::Limited, limit.to_string()),
+            Err(error) => Handled::Not(Rule::Refused, format!("{error:#}")),
         }
     }
 

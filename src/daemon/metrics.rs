@@ -14,34 +14,12 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use super::output::{Output, join_soon, locked};
-use super::probe::{ACK, FIN, Kind, PSH, SYN, URG};
+use super::probe::Kind;
 use super::table::REPEATS;
 use crate::kernel::counted_packets;
 
 /// The file is written once in this time at most; Prometheus asks every 15 seconds to a minute, as it is usually set up.
 pub const EVERY: Duration = Duration::from_secs(15);
-
-/// How many kinds of scans are told apart.
-const KINDS: usize = 10;
-const KIND_NAMES: [&str; KINDS] =
-    ["syn", "null", "fin", "xmas", "ack", "maimon", "other", "udp", "connect_tcp", "connect_udp"];
-
-fn index(kind: Kind) -> usize {
-    const XMAS: u8 = FIN | PSH | URG;
-    const MAIMON: u8 = FIN | ACK;
-    match kind {
-        Kind::Tcp(SYN) => 0,
-        Kind::Tcp(0) => 1,
-        Kind::Tcp(FIN) => 2,
-        Kind::Tcp(XMAS) => 3,
-        Kind::Tcp(ACK) => 4,
-        Kind::Tcp(MAIMON) => 5,
-        Kind::Tcp(_) => 6,
-        Kind::Udp => 7,
-        Kind::ConnectTcp => 8,
-        Kind::ConnectUdp => 9,
-    }
-}
 
 /// What came of a source that was to be blocked.
 #[derive(Debug, Clone, Copy)]
@@ -89,12 +67,12 @@ pub struct Turn {
     pub losses: u64,
     /// Scans of hosts that are blocked already, where a command blocked them.
     pub already: u64,
-    scans: [u64; KINDS],
+    scans: [u64; Kind::NAMES.len()],
 }
 
 impl Turn {
     pub fn scan(&mut self, kind: Kind) {
-        self.scans[index(kind)] += 1;
+        self.scans[kind.index()] += 1;
     }
 }
 
@@ -103,7 +81,7 @@ impl Turn {
 pub struct Metrics {
     packets: AtomicU64,
     losses: AtomicU64,
-    scans: [AtomicU64; KINDS],
+    scans: [AtomicU64; Kind::NAMES.len()],
     blocks: [AtomicU64; OUTCOMES.len()],
     blocked_hosts: AtomicU64,
     lines_left_out: AtomicU64,
@@ -218,7 +196,7 @@ impl Metrics {
             COUNTER,
             "Probes that have a line, by their kind.",
             "kind",
-            &KIND_NAMES,
+            &Kind::NAMES,
             &self.scans,
         );
         let help = "Probes whose source was to be blocked, by what came of it.";
@@ -363,6 +341,7 @@ fn replace(path: &Path, text: &str) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::probe::{FIN, SYN};
     use super::*;
 
     #[test]

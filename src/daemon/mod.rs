@@ -11,8 +11,10 @@ mod config;
 mod connect;
 mod decide;
 mod invocation;
+mod journal;
 mod keeper;
 mod lines;
+mod log;
 mod metrics;
 mod names;
 mod output;
@@ -77,7 +79,11 @@ mod tests {
             format!("{} hosts wait to be blocked", grouped(respond::WAITING)),
             format!("longer than {} seconds is killed", respond::LIMIT.as_secs()),
             format!("{} wait for their names", grouped(names::WAITING)),
-            format!("Lines wait in {} MiB", output::WAITING_BYTES >> 20),
+            format!(
+                "Lines wait in {} MiB of memory, and for the log in {} MiB more",
+                output::WAITING_BYTES >> 20,
+                log::WAITING_BYTES >> 20
+            ),
         ] {
             assert!(page.contains(&says), "{says}");
         }

@@ -14,7 +14,7 @@ use jiff::Timestamp;
 
 use super::blocked_file;
 use super::config::{Block, Config};
-use super::decide::{Reaction, Scan, Word};
+use super::decide::{Reaction, Rule, Scan, Word};
 use super::lines::Lines;
 use super::metrics::{Metrics, Outcome, Queue};
 use super::names::Names;
@@ -203,7 +203,7 @@ impl Worker {
                         Dialect::V2 => blocked_file::record(scan.probe.source),
                     };
                 } else {
-                    scan.blocked = Word::False;
+                    (scan.blocked, scan.rule) = (Word::False, Rule::Refused);
                     locked(&self.failed).push(scan.probe.source);
                 }
                 log.append(&mut said);

@@ -14,7 +14,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use super::blocking::{Blocking, Handled, Opened};
 use super::config::{Block, Config};
 use super::connect::Listeners;
-use super::decide::{Decider, Reaction, Scan, Seen, Word};
+use super::decide::{Decider, Reaction, Rule, Scan, Seen, Word};
 use super::invocation::Invocation;
 use super::lines::Lines;
 use super::metrics::{Reporter, Restored, Turn};
@@ -527,8 +527,8 @@ impl Telling<'_> {
                 Handled::HandedOver => return,
                 Handled::Already if is_block => scan.reaction = Reaction::AlreadyBlocked,
                 Handled::Already => {}
-                Handled::Not(why) => {
-                    (scan.blocked, scan.reaction) = (Word::False, Reaction::Nothing);
+                Handled::Not(rule, why) => {
+                    (scan.blocked, scan.reaction, scan.rule) = (Word::False, Reaction::Nothing, rule);
                     self.not_blocked.push(source);
                     self.warn(&format!("Host {source} is not blocked: {why}"));
                 }
@@ -545,7 +545,7 @@ impl Telling<'_> {
             }
         }
         if is_block {
-            scan.blocked = Word::False;
+            (scan.blocked, scan.rule) = (Word::False, Rule::Limited);
             log.push(format!("adminalert: ERROR: too many hosts wait to be blocked: {source} is not blocked"));
         }
         if scan.ignored && self.invocation.verbose {
