@@ -349,16 +349,33 @@ impl Book {
     /// # Errors
     /// The disk is full, or the like.
     pub fn write(&mut self, records: &[Record], over: &[IpAddr]) -> Result<()> {
+        self.append(records)?;
+        self.deny(records, over)
+    }
+
+    /// The first half of it: the ledger.
+    ///
+    /// # Errors
+    /// None of it is in the ledger.
+    pub fn append(&mut self, records: &[Record]) -> Result<()> {
         self.ledger.append(records)?;
+        if self.ledger.is_long() {
+            let now = Now::read();
+            // A long one serves as well; it is tried again when it is twice as long.
+            let _ = self.ledger.compact(|record| matters(record, now));
+        }
+        Ok(())
+    }
+
+    /// The other half: the file that hosts.deny names.
+    ///
+    /// # Errors
+    /// It cannot be written; the next time, with or without anything new, makes good for it.
+    pub fn deny(&mut self, records: &[Record], over: &[IpAddr]) -> Result<()> {
         let (blocked, freed): (Vec<_>, Vec<_>) = records.iter().partition(|record| record.what != What::Freed);
         let addresses = |records: Vec<&Record>| records.iter().map(|record| record.address).collect::<Vec<_>>();
         let gone = [addresses(freed), over.to_vec()].concat();
-        self.denied.change(&addresses(blocked), &gone).with_context(|| format!("cannot write {DENIED}"))?;
-        if self.ledger.is_long() {
-            let now = Now::read();
-            self.ledger.compact(|record| matters(record, now))?;
-        }
-        Ok(())
+        self.denied.change(&addresses(blocked), &gone).with_context(|| format!("cannot write {DENIED}"))
     }
 }
 

@@ -97,8 +97,8 @@ impl Output {
         let (log, log_thread) = LogQueue::start(to_syslog, &shared);
         let mut sink = Sink {
             log,
-            history: AppendedFile::new(history),
-            blocked: AppendedFile::new(blocked),
+            history: AppendedFile::of_lines(history),
+            blocked: AppendedFile::of_records(blocked),
             shared: Arc::clone(&shared),
         };
         let thread = std::thread::spawn(move || sink.run(&queue));
@@ -235,8 +235,8 @@ impl Sink {
     }
 
     fn files(&mut self, history: Option<PathBuf>, blocked: Option<PathBuf>) {
-        self.history = AppendedFile::new(history);
-        self.blocked = AppendedFile::new(blocked);
+        self.history = AppendedFile::of_lines(history);
+        self.blocked = AppendedFile::of_records(blocked);
         // It is there again before anybody misses it: without it fail2ban does not start (trap 21).
         let problems = [self.history.append(b""), self.blocked.append(b"")];
         let mut parcel = Parcel::default();
@@ -251,11 +251,20 @@ struct AppendedFile {
     path: Option<PathBuf>,
     open: Option<File>,
     failing: bool,
+    /// How many of these bytes, which are all that could be written, may stay.
+    whole: fn(&[u8]) -> usize,
 }
 
 impl AppendedFile {
-    fn new(path: Option<PathBuf>) -> AppendedFile {
-        AppendedFile { path, open: None, failing: false }
+    /// Of what cannot be written, the lines that fit are kept, and not half of one, behind which no other could be read.
+    fn of_lines(path: Option<PathBuf>) -> AppendedFile {
+        let whole = |bytes: &[u8]| bytes.iter().rposition(|&byte| byte == b'\n').map_or(0, |end| end + 1);
+        AppendedFile { path, open: None, failing: false, whole }
+    }
+
+    /// All of it or nothing.
+    fn of_records(path: Option<PathBuf>) -> AppendedFile {
+        AppendedFile { path, open: None, failing: false, whole: |_| 0 }
     }
 
     /// Appends; the problem, the first time that there is one, in words.
@@ -283,8 +292,30 @@ impl AppendedFile {
             self.open = Some(OpenOptions::new().append(true).create(true).mode(0o640).open(path)?);
         }
         match (&mut self.open, bytes) {
-            (Some(file), bytes) if !bytes.is_empty() => file.write_all(bytes),
+            (Some(file), bytes) if !bytes.is_empty() => append(file, bytes, self.whole),
             _ => Ok(()),
         }
     }
+}
+
+fn append(file: &mut File, bytes: &[u8], whole: fn(&[u8]) -> usize) -> io::Result<()> {
+    let mut written = 0;
+    while written < bytes.len() {
+        let done = match file.write(&bytes[written..]) {
+            Ok(0) => Err(io::ErrorKind::WriteZero.into()),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            done => done,
+        };
+        match done {
+            Ok(count) => written += count,
+            Err(error) => {
+                let too_many = written - whole(&bytes[..written]);
+                if let (1.., Ok(now)) = (too_many, file.metadata()) {
+                    let _ = file.set_len(now.len().saturating_sub(too_many as u64));
+                }
+                return Err(error);
+            }
+        }
+    }
+    Ok(())
 }
