@@ -16,7 +16,7 @@ mod state;
 mod table;
 mod terms;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::{DirBuilder, File, TryLockError};
 use std::net::IpAddr;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
@@ -151,21 +151,28 @@ impl Blocks {
             anyhow::bail!("{why}");
         }
         let outcome = self.state.catch(address, evidence, why, now);
-        match &outcome {
-            Outcome::Block(length, _) => {
-                if let Err(error) = self.table.block(&[(address, *length)]) {
-                    self.state.free(address, "", now);
-                    return Err(error);
-                }
-            }
-            // It is heard all the same: somebody took it out of the kernel's sets, or it was just put in.
-            Outcome::Already(_) => {
-                let stay = self.state.get(address).and_then(|entry| entry.stay(now.boot));
-                self.table.block(&[(address, stay)])?;
-            }
-            Outcome::Limited(_) => {}
+        if let Outcome::Block(length, _) = &outcome
+            && let Err(error) = self.table.block(&[(address, *length)])
+        {
+            self.state.free(address, "", now);
+            return Err(error);
         }
         Ok(outcome)
+    }
+
+    /// Puts those of `addresses` that are blocked into the kernel's sets again: they are heard all the same, so they were
+    /// just put in, or somebody took them out. Which it is is asked first, for the kernel takes milliseconds to renew one
+    /// that is there.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn block_again(&mut self, addresses: &HashSet<IpAddr>, now: Now) -> Result<()> {
+        let known = if addresses.is_empty() { HashMap::new() } else { self.table.list()? };
+        let missing = addresses.iter().filter(|address| !known.contains_key(address));
+        let entries = missing.filter_map(|&address| Some((address, self.state.get(address)?)));
+        let live = entries.filter(|(_, entry)| entry.is_live(now.boot));
+        let elements: Vec<(IpAddr, Length)> = live.map(|(address, entry)| (address, entry.stay(now.boot))).collect();
+        self.table.block(&elements)
     }
 
     /// Does what somebody asked for, in memory and in the kernel; what is to be written down comes with the answer.

@@ -1,5 +1,6 @@
 //! KILL_NFT: the response that is built in. The kernel's set first, all else afterwards and elsewhere.
 
+use std::collections::HashSet;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -31,7 +32,8 @@ const POLICY: &str = "/etc/harden-portsentry/policy.toml";
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Questions that may wait.
 const QUESTIONS: usize = 64;
-/// How often it is looked who must not be blocked, where somebody was blocked.
+/// How often it is looked who must not be blocked, where somebody was blocked, and whether those are in the kernel's sets
+/// who are heard though they are blocked.
 const LOOK: Duration = Duration::from_secs(1);
 
 /// What is said, apart from a scan's own lines.
@@ -56,6 +58,9 @@ pub struct Blocking {
     clock: OwnedFd,
     looked: Instant,
     has_blocked: bool,
+    /// Who is blocked and was heard all the same, since the kernel was asked about them last.
+    heard: HashSet<IpAddr>,
+    asked: Instant,
     ignored: IgnoreList,
     ignore_file: std::path::PathBuf,
 }
@@ -123,6 +128,8 @@ impl Blocking {
             clock: clock_that_is_set()?,
             looked: Instant::now(),
             has_blocked: false,
+            heard: HashSet::new(),
+            asked: Instant::now(),
             ignored,
             ignore_file: config.ignore_file.clone().unwrap_or_default(),
         })
@@ -138,7 +145,8 @@ impl Blocking {
         let left = self.blocks.next_end().map(|end| end.saturating_sub(Now::read().boot).max(0));
         let left = left.map(|left| Duration::from_millis(u64::try_from(left).unwrap_or(0)));
         let look = self.has_blocked.then(|| LOOK.saturating_sub(self.looked.elapsed()));
-        [left, look].into_iter().flatten().min()
+        let ask = (!self.heard.is_empty()).then(|| LOOK.saturating_sub(self.asked.elapsed()));
+        [left, look, ask].into_iter().flatten().min()
     }
 
     /// How many are blocked.
@@ -177,7 +185,11 @@ impl Blocking {
                 }
                 Handled::HandedOver
             }
-            Ok(Outcome::Already(_)) => Handled::Already,
+            Ok(Outcome::Already(_)) => {
+                // All at once and later: there may be thousands of packets that had come before the block.
+                self.heard.insert(source);
+                Handled::Already
+            }
             Ok(Outcome::Limited(limit)) => Handled::Not(Rule::Limited, limit.to_string()),
             Err(error) => Handled::Not(Rule::Refused, format!("{error:#}")),
         }
@@ -219,6 +231,13 @@ impl Blocking {
         }
         if self.has_blocked && self.looked.elapsed() >= LOOK {
             free.extend(self.look());
+        }
+        if !self.heard.is_empty() && self.asked.elapsed() >= LOOK {
+            let heard = std::mem::take(&mut self.heard);
+            self.asked = Instant::now();
+            if let Err(error) = self.blocks.block_again(&heard, now) {
+                self.output.say(&format!("adminalert: ERROR: {error:#}"));
+            }
         }
         free
     }
