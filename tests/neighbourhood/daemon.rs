@@ -79,6 +79,30 @@ impl Daemon {
         fs::write(self.files.path().join("portsentry.conf"), format!("{}{more}", self.settings)).expect("a file");
     }
 
+    /// The same, with a file that says just this.
+    pub fn write_configuration(&self, text: &str) {
+        fs::write(self.files.path().join("portsentry.conf"), text).expect("a file");
+    }
+
+    /// Kills it as it stands; what it had said.
+    pub fn kill(mut self) -> String {
+        self.process.kill().expect("it runs");
+        self.process.wait().expect("it ended");
+        self.said()
+    }
+
+    /// A path as the daemon sees it.
+    pub fn sees(&self, path: &str) -> PathBuf {
+        PathBuf::from(format!("/proc/{}/root{path}", self.pid().as_raw_nonzero()))
+    }
+
+    /// A shell command among the mounts of the daemon.
+    pub fn mount(&self, command: &str) {
+        let pid = self.pid().as_raw_nonzero().to_string();
+        let output = Command::new("nsenter").args(["-t", &pid, "-m", "sh", "-c", command]).output().expect("nsenter");
+        assert!(output.status.success(), "{command}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+
     /// Holds it up, or lets it go on.
     pub fn signal(&self, signal: rustix::process::Signal) {
         rustix::process::kill_process(self.pid(), signal).expect("it runs");
@@ -103,6 +127,9 @@ impl Daemon {
 
 impl Drop for Daemon {
     fn drop(&mut self) {
+        if let Ok(Some(_)) = self.process.try_wait() {
+            return;
+        }
         // One that a test held up, and failed, would not hear the other.
         for signal in [rustix::process::Signal::TERM, rustix::process::Signal::CONT] {
             let _ = rustix::process::kill_process(self.pid(), signal);
