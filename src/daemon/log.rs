@@ -13,7 +13,7 @@ use jiff::ZonedDateTime;
 use super::journal::Journal;
 use super::output::{Parcel, Shared};
 
-/// Parcels, and bytes of the log, that may wait to be written; of more the lines are counted and thrown away.
+/// Parcels, and their bytes, that may wait to be written; of more the lines are counted and thrown away.
 const WAITING: usize = 4_096;
 pub const WAITING_BYTES: usize = 16 << 20;
 
@@ -41,7 +41,7 @@ impl LogQueue {
         if parcel.log.is_empty() {
             return self.shared.done(parcel);
         }
-        let bytes = parcel.log.len();
+        let bytes = parcel.len();
         let is_full = self.waiting_bytes.fetch_add(bytes, Ordering::Relaxed) > WAITING_BYTES;
         let back = if is_full { Some(parcel) } else { self.parcels.try_send(parcel).err().map(into_inner) };
         if let Some(parcel) = back {
@@ -61,7 +61,7 @@ fn into_inner(error: std::sync::mpsc::TrySendError<Parcel>) -> Parcel {
 fn run(log: &mut Log, queue: &Receiver<Parcel>, waiting_bytes: &AtomicUsize, shared: &Shared) {
     while let Ok(parcel) = queue.recv() {
         log.write(&parcel);
-        waiting_bytes.fetch_sub(parcel.log.len(), Ordering::Relaxed);
+        waiting_bytes.fetch_sub(parcel.len(), Ordering::Relaxed);
         shared.done(parcel);
         let lost = shared.take_lost();
         if lost > 0 {
@@ -102,5 +102,29 @@ fn to_syslog(socket: &mut Option<UnixDatagram>, line: &str) {
             Some(Err(_)) => *socket = None,
             _ => return,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Nobody takes what waits: what is beyond the bounds is counted, and nobody who hands over is held up.
+    #[test]
+    fn a_log_that_nobody_reads_takes_so_much_and_no_more() {
+        let shared = Arc::new(Shared::default());
+        let (parcels, queue) = sync_channel(WAITING);
+        let waiting_bytes = Arc::new(AtomicUsize::new(0));
+        let log = LogQueue { parcels, waiting_bytes: Arc::clone(&waiting_bytes), shared: Arc::clone(&shared) };
+        let mut large = Parcel::default();
+        (0..1_000).for_each(|_| large.say(&"x".repeat(1_000)));
+        let fit = WAITING_BYTES / large.len() + 1;
+        for _ in 0..fit + 3 {
+            shared.metrics().enter(super::super::metrics::Queue::Output);
+            log.send(large.clone());
+        }
+        assert_eq!(shared.take_lost(), 3 * 1_000);
+        assert_eq!(queue.try_iter().count(), fit);
+        assert_eq!(waiting_bytes.load(Ordering::Relaxed), fit * large.len());
     }
 }

@@ -107,7 +107,7 @@ impl Output {
 
     /// Where everybody counts who has something to tell.
     pub fn metrics(&self) -> &Arc<Metrics> {
-        &self.shared.metrics
+        self.shared.metrics()
     }
 
     /// An empty parcel.
@@ -155,6 +155,10 @@ impl Output {
 }
 
 impl Shared {
+    pub fn metrics(&self) -> &Arc<Metrics> {
+        &self.metrics
+    }
+
     /// Counts the lines of a parcel that nobody writes.
     pub fn lose(&self, parcel: &Parcel) {
         let lines = parcel.log.lines().count().max(1) as u64;
