@@ -9,35 +9,10 @@ use std::net::{Ipv4Addr, UdpSocket};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
-use neighbourhood::daemon::{Daemon, program};
+use neighbourhood::blocks::{BLOCK, TABLE, blocked, run};
+use neighbourhood::daemon::Daemon;
 use neighbourhood::home::Home;
 use neighbourhood::{Net, scanner, wait_until};
-
-const BLOCK: &str = "BLOCK_TCP=\"1\"\nBLOCK_UDP=\"1\"\nKILL_NFT=\"drop\"\n";
-const TABLE: &str = "harden_portsentry_blocks";
-
-/// Whom the kernel blocks.
-fn blocked(net: &Net) -> BTreeSet<String> {
-    let mut all = BTreeSet::new();
-    for set in ["blocked4", "blocked6"] {
-        let output = net.output("host", "nft", &["-j", "list", "set", "inet", TABLE, set]);
-        let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        let Ok(document) = serde_json::from_str::<serde_json::Value>(&text) else { continue };
-        let objects = document["nftables"].as_array().cloned().unwrap_or_default();
-        for element in objects.iter().flat_map(|object| object["set"]["elem"].as_array().cloned().unwrap_or_default()) {
-            let address = element["elem"]["val"].as_str().or(element.as_str());
-            all.extend(address.map(str::to_owned));
-        }
-    }
-    all
-}
-
-/// Runs `harden-portsentry` with these words; what it says, and whether it was content.
-fn run(net: &Net, home: &Home, words: &[&str]) -> (String, bool) {
-    let output = home.output(net, &program(), words);
-    let said = [output.stdout, output.stderr].concat();
-    (String::from_utf8_lossy(&said).into_owned(), output.status.success())
-}
 
 fn set<const N: usize>(addresses: [&str; N]) -> BTreeSet<String> {
     addresses.map(str::to_owned).into()

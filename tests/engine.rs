@@ -120,7 +120,7 @@ fn the_embedded_engine_gets_a_configuration_a_list_and_a_unit_of_its_own() {
 fn what_an_administrator_set_for_the_embedded_engine_stays() {
     let fixture = embedded(12);
     fixture.apply();
-    let ours = "SCAN_PORTS=\"3\"\nSCAN_WINDOW=\"60\" # seconds\nSCAN_TRIGGER=\"2\"\n";
+    let ours = "SCAN_PORTS=\"3\"\nSCAN_WINDOW=\"60\" # seconds\nSCAN_TRIGGER=\"2\"\nMETRICS_FILE=\"/m/p.prom\"\n";
     fixture.append(CONF, ours);
     fixture.run(&["diff"]).exits(0);
     assert!(fixture.text(CONF).ends_with(ours));

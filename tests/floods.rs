@@ -62,12 +62,13 @@ fn what_was_lost_is_seen_when_it_comes_again() {
 fn dropped(net: &Net, daemon: &Daemon) -> u64 {
     const DROPS: usize = 8;
     const INODE: usize = 9;
-    let files = std::fs::read_dir(format!("/proc/{}/fd", daemon.pid().as_raw_nonzero())).expect("it runs");
-    let names = files.flatten().filter_map(|file| std::fs::read_link(file.path()).ok());
-    let own: Vec<String> = names.map(|name| name.display().to_string()).collect();
+    // By what it holds open: the kernel chooses the numbers of sockets of netlink.
+    let open = std::fs::read_dir(format!("/proc/{}/fd", daemon.pid().as_raw_nonzero())).expect("it runs");
+    let links = open.flatten().filter_map(|entry| std::fs::read_link(entry.path()).ok());
+    let held: Vec<String> = links.map(|link| link.display().to_string()).collect();
     let sockets = net.run("host", "cat", &["/proc/net/netlink"]);
-    let rows = sockets.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
-    let of = rows.filter(|words| own.contains(&format!("socket:[{}]", words[INODE])));
+    let of = sockets.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+    let of = of.filter(|words| held.contains(&format!("socket:[{}]", words[INODE])));
     of.map(|words| words[DROPS].parse::<u64>().expect("a number")).sum()
 }
 

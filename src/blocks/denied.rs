@@ -36,11 +36,21 @@ impl Denied {
         } else if new.is_empty() {
             return Ok(());
         } else {
-            own_files::open(&self.path, OpenOptions::new().append(true))
-                .and_then(|mut file| file.write_all(text(new.iter()).as_bytes()))
+            self.append(&text(new.iter()))
         };
         self.is_behind = result.is_err();
         result
+    }
+
+    /// All of it or nothing: half an address is another one, or a network.
+    fn append(&self, text: &str) -> Result<()> {
+        let mut file = own_files::open(&self.path, OpenOptions::new().append(true))?;
+        let length = file.metadata()?.len();
+        let written = file.write_all(text.as_bytes());
+        if written.is_err() {
+            let _ = file.set_len(length);
+        }
+        written
     }
 
     /// Beside and in its place, so that nobody reads half of it.

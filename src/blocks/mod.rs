@@ -17,11 +17,11 @@ mod state;
 mod table;
 mod terms;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::{DirBuilder, File, TryLockError};
 use std::net::IpAddr;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -45,6 +45,8 @@ pub use terms::{Evidence, Length, Terms};
 pub const DIRECTORY: &str = "/var/lib/harden-portsentry/blocks";
 /// The file that hosts.deny names: a link to the one in [`DIRECTORY`].
 pub const DENIED: &str = "/var/lib/harden-portsentry/denied";
+/// Where the daemon's unit lets it write its metrics.
+const METRICS: &str = "/var/lib/harden-portsentry/metrics";
 /// The kernel's clock and ours may differ by so much.
 const TOLERANCE: Duration = Duration::from_secs(2);
 
@@ -153,21 +155,28 @@ impl Blocks {
             anyhow::bail!("{why}");
         }
         let outcome = self.state.catch(address, evidence, why, now);
-        match &outcome {
-            Outcome::Block(length, _) => {
-                if let Err(error) = self.table.block(&[(address, *length)]) {
-                    self.state.free(address, "", now);
-                    return Err(error);
-                }
-            }
-            // It is heard all the same: somebody took it out of the kernel's sets, or it was just put in.
-            Outcome::Already(_) => {
-                let stay = self.state.get(address).and_then(|entry| entry.stay(now.boot));
-                self.table.block(&[(address, stay)])?;
-            }
-            Outcome::Limited(_) => {}
+        if let Outcome::Block(length, _) = &outcome
+            && let Err(error) = self.table.block(&[(address, *length)])
+        {
+            self.state.free(address, "", now);
+            return Err(error);
         }
         Ok(outcome)
+    }
+
+    /// Puts those of `addresses` that are blocked into the kernel's sets again: they are heard all the same, so they were
+    /// just put in, or somebody took them out. Which it is is asked first, for the kernel takes milliseconds to renew one
+    /// that is there.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn block_again(&mut self, addresses: &HashSet<IpAddr>, now: Now) -> Result<()> {
+        let known = if addresses.is_empty() { HashMap::new() } else { self.table.list()? };
+        let missing = addresses.iter().filter(|address| !known.contains_key(address));
+        let entries = missing.filter_map(|&address| Some((address, self.state.get(address)?)));
+        let live = entries.filter(|(_, entry)| entry.is_live(now.boot));
+        let elements: Vec<(IpAddr, Length)> = live.map(|(address, entry)| (address, entry.stay(now.boot))).collect();
+        self.table.block(&elements)
     }
 
     /// Does what somebody asked for, in memory and in the kernel; what is to be written down comes with the answer.
@@ -329,6 +338,7 @@ pub fn end() -> Result<()> {
         Table::remove()?;
         gone(std::fs::remove_dir_all(directory), directory)?;
     }
+    gone(std::fs::remove_dir_all(METRICS), Path::new(METRICS))?;
     gone(std::fs::remove_file(DENIED), Path::new(DENIED))
 }
 
@@ -353,16 +363,33 @@ impl Book {
     /// # Errors
     /// The disk is full, or the like.
     pub fn write(&mut self, records: &[Record], over: &[IpAddr]) -> Result<()> {
+        self.append(records)?;
+        self.deny(records, over)
+    }
+
+    /// The first half of it: the ledger.
+    ///
+    /// # Errors
+    /// None of it is in the ledger.
+    pub fn append(&mut self, records: &[Record]) -> Result<()> {
         self.ledger.append(records)?;
+        if self.ledger.is_long() {
+            let now = Now::read();
+            // A long one serves as well; it is tried again when it is twice as long.
+            let _ = self.ledger.compact(|record| matters(record, now));
+        }
+        Ok(())
+    }
+
+    /// The other half: the file that hosts.deny names.
+    ///
+    /// # Errors
+    /// It cannot be written; the next time, with or without anything new, makes good for it.
+    pub fn deny(&mut self, records: &[Record], over: &[IpAddr]) -> Result<()> {
         let (blocked, freed): (Vec<_>, Vec<_>) = records.iter().partition(|record| record.what != What::Freed);
         let addresses = |records: Vec<&Record>| records.iter().map(|record| record.address).collect::<Vec<_>>();
         let gone = [addresses(freed), over.to_vec()].concat();
-        self.denied.change(&addresses(blocked), &gone).with_context(|| format!("cannot write {DENIED}"))?;
-        if self.ledger.is_long() {
-            let now = Now::read();
-            self.ledger.compact(|record| matters(record, now))?;
-        }
-        Ok(())
+        self.denied.change(&addresses(blocked), &gone).with_context(|| format!("cannot write {DENIED}"))
     }
 }
 
@@ -378,7 +405,7 @@ fn matters(record: &Record, now: Now) -> bool {
     }
 }
 
-fn lock(path: &PathBuf) -> Result<File> {
+fn lock(path: &Path) -> Result<File> {
     let doing = || format!("cannot take the lock {}", path.display());
     let mut options = File::options();
     let file =

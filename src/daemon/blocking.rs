@@ -1,5 +1,6 @@
 //! KILL_NFT: the response that is built in. The kernel's set first, all else afterwards and elsewhere.
 
+use std::collections::HashSet;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -15,8 +16,9 @@ use rustix::time::{
 };
 
 use super::config::Config;
-use super::decide::{Reaction, Scan};
+use super::decide::{Reaction, Rule, Scan};
 use super::keeper::{Entry, Keeper, Then};
+use super::metrics;
 use super::output::Output;
 use super::probe::Kind;
 use super::respond::{Entrance, Job};
@@ -31,7 +33,8 @@ const POLICY: &str = "/etc/harden-portsentry/policy.toml";
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Questions that may wait.
 const QUESTIONS: usize = 64;
-/// How often it is looked who must not be blocked, where somebody was blocked.
+/// How often it is looked who must not be blocked, where somebody was blocked, and whether those are in the kernel's sets
+/// who are heard though they are blocked.
 const LOOK: Duration = Duration::from_secs(1);
 
 /// What is said, apart from a scan's own lines.
@@ -41,7 +44,7 @@ pub enum Handled {
     /// Its source is blocked already.
     Already,
     /// It is not blocked, for this reason.
-    Not(String),
+    Not(Rule, String),
 }
 
 /// Blocks, and keeps account of it.
@@ -56,6 +59,9 @@ pub struct Blocking {
     clock: OwnedFd,
     looked: Instant,
     has_blocked: bool,
+    /// Who is blocked and was heard all the same, since the kernel was asked about them last.
+    heard: HashSet<IpAddr>,
+    asked: Instant,
     ignored: IgnoreList,
     ignore_file: std::path::PathBuf,
 }
@@ -123,6 +129,8 @@ impl Blocking {
             clock: clock_that_is_set()?,
             looked: Instant::now(),
             has_blocked: false,
+            heard: HashSet::new(),
+            asked: Instant::now(),
             ignored,
             ignore_file: config.ignore_file.clone().unwrap_or_default(),
         })
@@ -138,7 +146,13 @@ impl Blocking {
         let left = self.blocks.next_end().map(|end| end.saturating_sub(Now::read().boot).max(0));
         let left = left.map(|left| Duration::from_millis(u64::try_from(left).unwrap_or(0)));
         let look = self.has_blocked.then(|| LOOK.saturating_sub(self.looked.elapsed()));
-        [left, look].into_iter().flatten().min()
+        let ask = (!self.heard.is_empty()).then(|| LOOK.saturating_sub(self.asked.elapsed()));
+        [left, look, ask].into_iter().flatten().min()
+    }
+
+    /// How many are blocked.
+    pub fn blocked_hosts(&self) -> usize {
+        self.blocks.len()
     }
 
     /// A scan whose source is to be blocked, or should be.
@@ -151,7 +165,14 @@ impl Blocking {
         };
         let protocol = if scan.probe.kind.is_tcp() { "tcp" } else { "udp" };
         let why = format!("probed {protocol}/{}", scan.probe.port);
-        match self.blocks.catch(source, evidence, &why, Now::read()) {
+        let outcome = self.blocks.catch(source, evidence, &why, Now::read());
+        self.output.metrics().block(match &outcome {
+            Ok(Outcome::Block(..)) => metrics::Outcome::Blocked,
+            Ok(Outcome::Already(_)) => metrics::Outcome::Already,
+            Ok(Outcome::Limited(_)) => metrics::Outcome::Limited,
+            Err(_) => metrics::Outcome::Refused,
+        });
+        match outcome {
             Ok(Outcome::Block(length, record)) => {
                 self.has_blocked = true;
                 let said = vec![format!("attackalert: Host {source} has been blocked via nftables {}", span(length))];
@@ -165,9 +186,13 @@ impl Blocking {
                 }
                 Handled::HandedOver
             }
-            Ok(Outcome::Already(_)) => Handled::Already,
-            Ok(Outcome::Limited(limit)) => Handled::Not(limit.to_string()),
-            Err(error) => Handled::Not(format!("{error:#}")),
+            Ok(Outcome::Already(_)) => {
+                // All at once and later: there may be thousands of packets that had come before the block.
+                self.heard.insert(source);
+                Handled::Already
+            }
+            Ok(Outcome::Limited(limit)) => Handled::Not(Rule::Limited, limit.to_string()),
+            Err(error) => Handled::Not(Rule::Refused, format!("{error:#}")),
         }
     }
 
@@ -207,6 +232,13 @@ impl Blocking {
         }
         if self.has_blocked && self.looked.elapsed() >= LOOK {
             free.extend(self.look());
+        }
+        if !self.heard.is_empty() && self.asked.elapsed() >= LOOK {
+            let heard = std::mem::take(&mut self.heard);
+            self.asked = Instant::now();
+            if let Err(error) = self.blocks.block_again(&heard, now) {
+                self.output.say(&format!("adminalert: ERROR: {error:#}"));
+            }
         }
         free
     }

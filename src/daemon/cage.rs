@@ -27,6 +27,7 @@ pub fn enter() -> Result<()> {
     apply_filter_all_threads(&program).context("cannot give up system calls (seccomp)")
 }
 
+#[allow(clippy::useless_conversion)] // not everywhere is a long an i64
 fn allowed() -> impl Iterator<Item = i64> {
     const EVERYWHERE: &[libc::c_long] = &[
         // packets, sockets, waiting
@@ -159,5 +160,5 @@ fn allowed() -> impl Iterator<Item = i64> {
     ];
     #[cfg(not(target_arch = "x86_64"))]
     const ALSO: &[libc::c_long] = &[];
-    EVERYWHERE.iter().chain(ALSO).map(|&call| call as i64)
+    EVERYWHERE.iter().chain(ALSO).map(|&call| i64::from(call))
 }

@@ -16,7 +16,7 @@ use crate::syntax::Dialect;
 use crate::syntax::portsentry_conf::{SHARED_KEYS, V1_KEYS};
 
 /// Keys of our own; those of both generations are understood beside them.
-const OWN_KEYS: &[&str] = &["KILL_NFT", "SCAN_PORTS", "SCAN_WINDOW"];
+const OWN_KEYS: &[&str] = &["KILL_NFT", "METRICS_FILE", "SCAN_PORTS", "SCAN_WINDOW"];
 
 /// BLOCK_TCP and BLOCK_UDP.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -54,6 +54,8 @@ pub struct Config {
     pub scan_ports: usize,
     /// SCAN_WINDOW, in seconds.
     pub scan_window: u32,
+    /// METRICS_FILE: where counts are written for Prometheus.
+    pub metrics_file: Option<PathBuf>,
     /// What was passed over and may have been meant otherwise.
     pub warnings: Vec<String>,
 }
@@ -114,6 +116,7 @@ impl Config {
                 0 => 600,
                 seconds => seconds,
             },
+            metrics_file: values.path("METRICS_FILE"),
             ..Config::default()
         };
         if mode.watches_tcp() {
@@ -123,6 +126,13 @@ impl Config {
             config.udp_ports = values.ports(mode, "UDP")?;
         }
         config.warnings = values.warnings;
+        if let Some(file) = config.metrics_file.as_ref().filter(|file| file.extension().is_none_or(|end| end != "prom"))
+        {
+            config.warnings.push(format!(
+                "METRICS_FILE: node_exporter reads files only whose names end with .prom; {} does not",
+                file.display()
+            ));
+        }
         Ok(config)
     }
 
@@ -311,6 +321,13 @@ mod tests {
         assert_eq!(parse(first, Mode::StealthTcp).unwrap().tcp_ports.to_string(), "1-2");
         assert_eq!(parse(first, Mode::Stealth).unwrap().tcp_ports.to_string(), "1-4, 6-9");
         assert!(parse(first, Mode::AdvancedTcp).unwrap().udp_ports.is_empty());
+    }
+
+    #[test]
+    fn metrics_go_where_the_collector_looks() {
+        let warnings = |line: &str| parse(&format!("TCP_PORTS=\"1\"\n{line}"), Mode::Stealth).unwrap().warnings;
+        assert_eq!(warnings("METRICS_FILE=\"/m/portsentry.prom\"\n"), [] as [&str; 0]);
+        assert!(warnings("METRICS_FILE=\"/m/portsentry\"\n")[0].contains("end with .prom"));
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //! and does nothing by itself.
 
 use std::collections::HashSet;
+use std::fmt;
 use std::net::IpAddr;
 
 use super::config::{Block, Config};
@@ -40,6 +41,17 @@ pub enum Word {
     Unset,
 }
 
+impl Word {
+    /// As lines have it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Word::True => "true",
+            Word::False => "false",
+            Word::Unset => "unset",
+        }
+    }
+}
+
 impl From<bool> for Word {
     fn from(yes: bool) -> Word {
         if yes { Word::True } else { Word::False }
@@ -55,6 +67,42 @@ pub enum Reaction {
     Block(Block),
 }
 
+/// What decided whether a scan is reacted to, and, where that failed, what was in the way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rule {
+    /// Its source is in the ignore list.
+    Ignored,
+    /// Neither SCAN_TRIGGER nor SCAN_PORTS asks for more than one.
+    FirstProbe,
+    /// It has come to what SCAN_TRIGGER, SCAN_PORTS, or both ask for.
+    ScanTrigger,
+    ScanPorts,
+    ScanPortsAndTrigger,
+    /// It has not yet.
+    BelowScanTrigger,
+    BelowScanPorts,
+    /// There are too many blocks, or too many hosts wait for theirs.
+    Limited,
+    /// Its source must not be blocked, or the kernel, or a command, refused.
+    Refused,
+}
+
+impl fmt::Display for Rule {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(match self {
+            Rule::Ignored => "ignored",
+            Rule::FirstProbe => "first probe",
+            Rule::ScanTrigger => "SCAN_TRIGGER",
+            Rule::ScanPorts => "SCAN_PORTS",
+            Rule::ScanPortsAndTrigger => "SCAN_PORTS and SCAN_TRIGGER",
+            Rule::BelowScanTrigger => "below SCAN_TRIGGER",
+            Rule::BelowScanPorts => "below SCAN_PORTS",
+            Rule::Limited => "limited",
+            Rule::Refused => "refused",
+        })
+    }
+}
+
 /// A probe with all that was decided.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Scan {
@@ -65,6 +113,7 @@ pub struct Scan {
     pub noblock: Word,
     pub blocked: Word,
     pub reaction: Reaction,
+    pub rule: Rule,
     /// It is not the first packet of its source.
     pub insists: bool,
 }
@@ -157,6 +206,11 @@ impl Decider {
         self.judge.lines_left_out
     }
 
+    /// How many hosts it holds for blocked.
+    pub fn blocked_hosts(&self) -> usize {
+        self.judge.blocked.len()
+    }
+
     /// Decides about `probe`, seen at `now` (seconds). `emit` gets what is to be told: none, one, or, when packets that
     /// could have been innocent turn out not to be, several.
     pub fn hit(&mut self, probe: Probe, seen: Seen, now: u64, emit: &mut dyn FnMut(Scan)) {
@@ -214,6 +268,7 @@ impl Judge {
                     noblock: unset,
                     blocked: unset,
                     reaction,
+                    rule: Rule::Ignored,
                     insists: false,
                 });
             }
@@ -231,6 +286,7 @@ impl Judge {
             noblock: Word::Unset,
             blocked: Word::Unset,
             reaction: Reaction::Nothing,
+            rule: self.rule(ports_enough, triggered),
             insists: source.hits > 1,
         };
         if triggered {
@@ -275,6 +331,19 @@ impl Judge {
             emit(first);
         }
         emit(scan);
+    }
+}
+
+impl Judge {
+    fn rule(&self, ports_enough: bool, triggered: bool) -> Rule {
+        match (self.scan_ports > 1, self.trigger > 1) {
+            _ if !ports_enough => Rule::BelowScanPorts,
+            _ if !triggered => Rule::BelowScanTrigger,
+            (false, false) => Rule::FirstProbe,
+            (false, true) => Rule::ScanTrigger,
+            (true, false) => Rule::ScanPorts,
+            (true, true) => Rule::ScanPortsAndTrigger,
+        }
     }
 }
 

@@ -8,6 +8,7 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use super::metrics::Queue;
 use super::output::{Output, join_soon, locked};
 use super::respond::{Entrance, Job};
 use crate::blocks::control::{self, Answer};
@@ -39,6 +40,7 @@ pub enum Then {
 /// Takes entries.
 pub struct Keeper {
     desk: Arc<Desk>,
+    output: Output,
     thread: JoinHandle<()>,
 }
 
@@ -58,10 +60,17 @@ impl Keeper {
     /// Starts the thread. What is written down goes to `entrance`, to be told.
     pub fn start(book: Book, entrance: Entrance, output: Output) -> Keeper {
         let desk = Arc::new(Desk::default());
-        let mut clerk =
-            Clerk { book, desk: Arc::clone(&desk), entrance, output, unwritten: HashMap::new(), over: Vec::new() };
+        let mut clerk = Clerk {
+            book,
+            desk: Arc::clone(&desk),
+            entrance,
+            output: output.clone(),
+            unwritten: HashMap::new(),
+            over: Vec::new(),
+            not_denied: false,
+        };
         let thread = std::thread::spawn(move || clerk.run());
-        Keeper { desk, thread }
+        Keeper { desk, output, thread }
     }
 
     /// Hands an entry over; never waits. If too many wait for the disk it comes back.
@@ -71,6 +80,7 @@ impl Keeper {
             return Err(entry);
         }
         waiting.entries.push_back(entry);
+        self.output.metrics().enter(Queue::Ledger);
         self.desk.news.notify_one();
         Ok(())
     }
@@ -91,6 +101,15 @@ struct Clerk {
     /// What could not be written yet: the last record of each address, and whose time is over.
     unwritten: HashMap<IpAddr, Record>,
     over: Vec<IpAddr>,
+    /// The ledger has all, and the file that hosts.deny names has not.
+    not_denied: bool,
+}
+
+/// What could not be written, and why.
+#[derive(Default)]
+struct Failure {
+    ledger: Option<String>,
+    denied: Option<String>,
 }
 
 impl Clerk {
@@ -101,22 +120,28 @@ impl Clerk {
                 let _ = self.write();
                 return;
             }
+            self.output.metrics().leave(Queue::Ledger, entries.len());
             let was_behind = self.is_behind();
             let mut thens = Vec::new();
             for Entry { records, over, then } in entries {
+                // Whoever only asks gets his answer from a full disk, too.
+                let is_news = !records.is_empty();
                 self.unwritten.extend(records.into_iter().map(|record| (record.address, record)));
                 self.over.extend(over);
-                thens.push(then);
+                thens.push((then, is_news));
             }
             let failure = self.write();
-            match &failure {
+            self.output.metrics().ledger_fails(failure.ledger.is_some());
+            match failure.ledger.as_ref().or(failure.denied.as_ref()) {
                 Some(why) if !was_behind => self.output.say(&format!(
                     "adminalert: ERROR: {why}; hosts are blocked all the same, and written down as soon as it can be"
                 )),
                 None if was_behind => self.output.say("adminalert: the ledger of blocks is written again"),
                 _ => {}
             }
-            thens.into_iter().for_each(|then| self.tell(then, failure.as_deref()));
+            for (then, is_news) in thens {
+                self.tell(then, failure.ledger.as_deref().filter(|_| is_news));
+            }
         }
     }
 
@@ -135,20 +160,21 @@ impl Clerk {
     }
 
     fn is_behind(&self) -> bool {
-        !self.unwritten.is_empty() || !self.over.is_empty()
+        !self.unwritten.is_empty() || !self.over.is_empty() || self.not_denied
     }
 
-    /// Writes what is unwritten; why it could not.
-    fn write(&mut self) -> Option<String> {
+    /// Writes what is unwritten.
+    fn write(&mut self) -> Failure {
         let records: Vec<Record> = self.unwritten.values().cloned().collect();
-        match self.book.write(&records, &self.over) {
-            Ok(()) => {
-                self.unwritten.clear();
-                self.over.clear();
-                None
-            }
-            Err(error) => Some(format!("{error:#}")),
+        if let Err(error) = self.book.append(&records) {
+            return Failure { ledger: Some(format!("{error:#}")), denied: None };
         }
+        // Once, however often the rest is to be tried again.
+        self.unwritten.clear();
+        let over = std::mem::take(&mut self.over);
+        let denied = self.book.deny(&records, &over).err().map(|error| format!("{error:#}"));
+        self.not_denied = denied.is_some();
+        Failure { ledger: None, denied }
     }
 
     fn tell(&self, then: Then, failure: Option<&str>) {

@@ -6,7 +6,7 @@ use std::fmt::Write;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
-use super::decide::{Reaction, Scan, Word};
+use super::decide::{Reaction, Scan};
 use super::output::Parcel;
 use super::probe::Kind;
 use crate::syntax::Dialect;
@@ -131,6 +131,7 @@ impl Lines {
             self.tell_done(scan, name, done, parcel);
         }
         let start = parcel.log.len();
+        parcel.scans.push((start, *scan));
         self.logged(scan, name, &mut parcel.log);
         let written = parcel.history.len();
         self.history(scan, name, at, &parcel.log[start..], &mut parcel.history);
@@ -196,25 +197,18 @@ fn second(scan: &Scan, name: Option<&HostName>, out: &mut String) {
     out.push_str("] IP opts: [");
     push(out, probe.ip_options);
     out.push_str(if scan.ignored { "] ignored: [true] triggered: [" } else { "] ignored: [false] triggered: [" });
-    out.push_str(word(scan.triggered));
+    out.push_str(scan.triggered.name());
     out.push_str("] noblock: [");
-    out.push_str(word(scan.noblock));
+    out.push_str(scan.noblock.name());
     out.push_str("] blocked: [");
-    out.push_str(word(scan.blocked));
+    out.push_str(scan.blocked.name());
     out.push(']');
-}
-
-fn word(word: Word) -> &'static str {
-    match word {
-        Word::True => "true",
-        Word::False => "false",
-        Word::Unset => "unset",
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::super::config::Block;
+    use super::super::decide::{Rule, Word};
     use super::super::probe::{IpOptions, Probe, SYN};
     use super::*;
 
@@ -233,6 +227,7 @@ mod tests {
             noblock: Word::False,
             blocked: Word::True,
             reaction,
+            rule: Rule::FirstProbe,
             insists: false,
         }
     }

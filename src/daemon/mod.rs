@@ -2,7 +2,7 @@
 //!
 //! The kernel picks the packets (`table`: those for ports without a socket, once or a few times a source, port and kind)
 //! and hands them up by NFLOG; `probe` reads them, `decide` decides, `lines` words it, `output` writes it, `respond` runs
-//! what the configuration says. `invocation` and `config` take portsentry's own command lines and files.
+//! what the configuration says. `metrics` counts. `invocation` and `config` take portsentry's own command lines and files.
 
 mod background;
 pub mod blocked_file;
@@ -11,10 +11,12 @@ mod cage;
 mod config;
 mod connect;
 mod decide;
-
 mod invocation;
+mod journal;
 mod keeper;
 mod lines;
+mod log;
+mod metrics;
 mod names;
 mod output;
 mod ports;
@@ -86,7 +88,11 @@ mod tests {
             format!("{} hosts wait to be blocked", grouped(respond::WAITING)),
             format!("longer than {} seconds is killed", respond::LIMIT.as_secs()),
             format!("{} wait for their names", grouped(names::WAITING)),
-            format!("Lines wait in {} MiB", output::WAITING_BYTES >> 20),
+            format!(
+                "Lines wait in {} MiB of memory, and for the log in {} MiB more",
+                output::WAITING_BYTES >> 20,
+                log::WAITING_BYTES >> 20
+            ),
         ] {
             assert!(page.contains(&says), "{says}");
         }

@@ -1,10 +1,9 @@
-//! Where lines go: stdout or syslog, the history, the blocked file. A thread of its own writes them, so that a full disk
-//! or a reader that does not read never holds up detection.
+//! Where lines go: the history and the blocked file, and then the log. A thread of its own writes them, and one behind it
+//! the log, so that a full disk or a reader that does not read never holds up detection.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
-use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
@@ -12,7 +11,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use jiff::ZonedDateTime;
+use super::decide::Scan;
+use super::log::LogQueue;
+use super::metrics::{Metrics, Queue};
 
 /// Parcels, and bytes, that may wait to be written; more are counted and thrown away.
 const WAITING: usize = 4_096;
@@ -31,6 +32,8 @@ pub struct Parcel {
     pub history: String,
     /// As the generation's blocked file has them.
     pub blocked: Vec<u8>,
+    /// Where in the log the line of a scan begins, and what it says, in order.
+    pub scans: Vec<(usize, Scan)>,
 }
 
 impl Parcel {
@@ -42,7 +45,7 @@ impl Parcel {
 
     /// Its bytes.
     pub fn len(&self) -> usize {
-        self.log.len() + self.history.len() + self.blocked.len()
+        self.log.len() + self.history.len() + self.blocked.len() + size_of_val(&*self.scans)
     }
 
     /// The same memory, empty.
@@ -50,6 +53,7 @@ impl Parcel {
         self.log.clear();
         self.history.clear();
         self.blocked.clear();
+        self.scans.clear();
         self
     }
 }
@@ -68,35 +72,42 @@ pub struct Output {
     shared: Arc<Shared>,
 }
 
-/// What both sides know.
+/// What all sides know.
 #[derive(Default)]
-struct Shared {
+pub struct Shared {
     /// Lines that were thrown away and not told yet.
     lost: AtomicU64,
     waiting_bytes: AtomicUsize,
     spare: Mutex<Vec<Parcel>>,
     /// The history and the blocked file from now on, if they are to be opened anew.
     files: Mutex<Option<Files>>,
+    metrics: Arc<Metrics>,
 }
 
 type Files = (Option<PathBuf>, Option<PathBuf>);
 
-/// The thread that writes.
-pub struct Writer(JoinHandle<()>);
+/// The thread that writes, and that of the log.
+pub struct Writer(JoinHandle<()>, JoinHandle<()>);
 
 impl Output {
-    /// Starts the thread.
+    /// Starts the threads.
     pub fn start(to_syslog: bool, history: Option<PathBuf>, blocked: Option<PathBuf>) -> (Output, Writer) {
         let (jobs, queue) = sync_channel(WAITING);
         let shared = Arc::new(Shared::default());
+        let (log, log_thread) = LogQueue::start(to_syslog, &shared);
         let mut sink = Sink {
-            log: if to_syslog { Log::Syslog(None) } else { Log::Stdout },
-            history: AppendedFile::new(history),
-            blocked: AppendedFile::new(blocked),
+            log,
+            history: AppendedFile::of_lines(history),
+            blocked: AppendedFile::of_records(blocked),
             shared: Arc::clone(&shared),
         };
         let thread = std::thread::spawn(move || sink.run(&queue));
-        (Output { jobs, shared }, Writer(thread))
+        (Output { jobs, shared }, Writer(thread, log_thread))
+    }
+
+    /// Where everybody counts who has something to tell.
+    pub fn metrics(&self) -> &Arc<Metrics> {
+        self.shared.metrics()
     }
 
     /// An empty parcel.
@@ -110,17 +121,15 @@ impl Output {
         if bytes == 0 {
             return self.shared.keep(parcel);
         }
-        if self.shared.waiting_bytes.fetch_add(bytes, Ordering::Relaxed) > WAITING_BYTES {
-            return self.lose(&parcel);
+        self.shared.metrics.enter(Queue::Output);
+        let is_full = self.shared.waiting_bytes.fetch_add(bytes, Ordering::Relaxed) > WAITING_BYTES;
+        let sent =
+            if is_full { Err(TrySendError::Full(Job::Write(parcel))) } else { self.jobs.try_send(Job::Write(parcel)) };
+        if let Err(TrySendError::Full(Job::Write(parcel))) = sent {
+            self.shared.waiting_bytes.fetch_sub(bytes, Ordering::Relaxed);
+            self.shared.lose(&parcel);
+            self.shared.done(parcel);
         }
-        if let Err(TrySendError::Full(Job::Write(parcel))) = self.jobs.try_send(Job::Write(parcel)) {
-            self.lose(&parcel);
-        }
-    }
-
-    fn lose(&self, parcel: &Parcel) {
-        self.shared.waiting_bytes.fetch_sub(parcel.len(), Ordering::Relaxed);
-        self.shared.lost.fetch_add(parcel.log.lines().count().max(1) as u64, Ordering::Relaxed);
     }
 
     /// Logs one line.
@@ -141,13 +150,37 @@ impl Output {
     pub fn end(self, writer: Writer) {
         let _ = self.jobs.try_send(Job::End);
         join_soon(writer.0);
+        join_soon(writer.1);
     }
 }
 
 impl Shared {
+    pub fn metrics(&self) -> &Arc<Metrics> {
+        &self.metrics
+    }
+
+    /// Counts the lines of a parcel that nobody writes.
+    pub fn lose(&self, parcel: &Parcel) {
+        let lines = parcel.log.lines().count().max(1) as u64;
+        self.lost.fetch_add(lines, Ordering::Relaxed);
+        self.metrics.lines_lost(lines);
+    }
+
+    /// Lines that were lost since this was asked last.
+    pub fn take_lost(&self) -> u64 {
+        self.lost.swap(0, Ordering::Relaxed)
+    }
+
+    /// A parcel that was sent is written, or lost.
+    pub fn done(&self, parcel: Parcel) {
+        self.metrics.leave(Queue::Output, 1);
+        self.keep(parcel);
+    }
+
     fn keep(&self, parcel: Parcel) {
         let mut spare = locked(&self.spare);
-        if spare.len() < SPARE && parcel.log.capacity() + parcel.history.capacity() <= SPARE_BYTES {
+        let scans = parcel.scans.capacity() * size_of::<(usize, Scan)>();
+        if spare.len() < SPARE && parcel.log.capacity() + parcel.history.capacity() + scans <= SPARE_BYTES {
             spare.push(parcel.cleared());
         }
     }
@@ -173,7 +206,7 @@ pub fn join_soon(thread: JoinHandle<()>) {
 }
 
 struct Sink {
-    log: Log,
+    log: LogQueue,
     history: AppendedFile,
     blocked: AppendedFile,
     shared: Arc<Shared>,
@@ -188,9 +221,8 @@ impl Sink {
             }
             match job {
                 Job::Write(parcel) => {
-                    self.write(&parcel);
                     self.shared.waiting_bytes.fetch_sub(parcel.len(), Ordering::Relaxed);
-                    self.shared.keep(parcel);
+                    self.write(parcel);
                 }
                 Job::Files => {}
                 Job::End => return,
@@ -198,29 +230,23 @@ impl Sink {
         }
     }
 
-    fn write(&mut self, parcel: &Parcel) {
+    fn write(&mut self, mut parcel: Parcel) {
         // The history first: fail2ban reads it.
         let history = self.history.append(parcel.history.as_bytes());
         let blocked = self.blocked.append(&parcel.blocked);
-        let lost = self.shared.lost.swap(0, Ordering::Relaxed);
-        self.log.write(&parcel.log);
-        for problem in [history, blocked].into_iter().flatten() {
-            self.log.write(&(problem + "\n"));
-        }
-        if lost > 0 {
-            self.log.write(&format!(
-                "adminalert: {lost} lines were lost: they could not be written as fast as they came\n"
-            ));
-        }
+        [history, blocked].into_iter().flatten().for_each(|problem| parcel.say(&problem));
+        self.log.send(parcel);
     }
 
     fn files(&mut self, history: Option<PathBuf>, blocked: Option<PathBuf>) {
-        self.history = AppendedFile::new(history);
-        self.blocked = AppendedFile::new(blocked);
+        self.history = AppendedFile::of_lines(history);
+        self.blocked = AppendedFile::of_records(blocked);
         // It is there again before anybody misses it: without it fail2ban does not start (trap 21).
-        for problem in [self.history.append(b""), self.blocked.append(b"")].into_iter().flatten() {
-            self.log.write(&(problem + "\n"));
-        }
+        let problems = [self.history.append(b""), self.blocked.append(b"")];
+        let mut parcel = Parcel::default();
+        problems.into_iter().flatten().for_each(|problem| parcel.say(&problem));
+        self.shared.metrics.enter(Queue::Output);
+        self.log.send(parcel);
     }
 }
 
@@ -229,17 +255,29 @@ struct AppendedFile {
     path: Option<PathBuf>,
     open: Option<File>,
     failing: bool,
+    /// How many of these bytes, which are all that could be written, may stay.
+    whole: fn(&[u8]) -> usize,
 }
 
 impl AppendedFile {
-    fn new(path: Option<PathBuf>) -> AppendedFile {
-        AppendedFile { path, open: None, failing: false }
+    /// Of what cannot be written, the lines that fit are kept, and not half of one, behind which no other could be read.
+    fn of_lines(path: Option<PathBuf>) -> AppendedFile {
+        let whole = |bytes: &[u8]| bytes.iter().rposition(|&byte| byte == b'\n').map_or(0, |end| end + 1);
+        AppendedFile { path, open: None, failing: false, whole }
+    }
+
+    /// All of it or nothing.
+    fn of_records(path: Option<PathBuf>) -> AppendedFile {
+        AppendedFile { path, open: None, failing: false, whole: |_| 0 }
     }
 
     /// Appends; the problem, the first time that there is one, in words.
     fn append(&mut self, bytes: &[u8]) -> Option<String> {
         let path = self.path.clone()?;
         let done = self.try_append(&path, bytes);
+        if self.failing && bytes.is_empty() && done.is_ok() {
+            return None; // which proves nothing
+        }
         let was_failing = std::mem::replace(&mut self.failing, done.is_err());
         match done {
             Err(error) if !was_failing => Some(format!(
@@ -261,41 +299,30 @@ impl AppendedFile {
             self.open = Some(OpenOptions::new().append(true).create(true).mode(0o640).open(path)?);
         }
         match (&mut self.open, bytes) {
-            (Some(file), bytes) if !bytes.is_empty() => file.write_all(bytes),
+            (Some(file), bytes) if !bytes.is_empty() => append(file, bytes, self.whole),
             _ => Ok(()),
         }
     }
 }
 
-enum Log {
-    Stdout,
-    /// Connected when there is something to say, and anew when the logger was restarted.
-    Syslog(Option<UnixDatagram>),
-}
-
-impl Log {
-    fn write(&mut self, lines: &str) {
-        match self {
-            Log::Stdout => {
-                let mut stdout = io::stdout().lock();
-                let _ = stdout.write_all(lines.as_bytes()).and_then(|()| stdout.flush());
+fn append(file: &mut File, bytes: &[u8], whole: fn(&[u8]) -> usize) -> io::Result<()> {
+    let mut written = 0;
+    while written < bytes.len() {
+        let done = match file.write(&bytes[written..]) {
+            Ok(0) => Err(io::ErrorKind::WriteZero.into()),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            done => done,
+        };
+        match done {
+            Ok(count) => written += count,
+            Err(error) => {
+                let too_many = written - whole(&bytes[..written]);
+                if let (1.., Ok(now)) = (too_many, file.metadata()) {
+                    let _ = file.set_len(now.len().saturating_sub(too_many as u64));
+                }
+                return Err(error);
             }
-            Log::Syslog(socket) => lines.lines().for_each(|line| to_syslog(socket, line)),
         }
     }
-}
-
-/// As syslog(3) sends it: facility daemon, priority notice.
-fn to_syslog(socket: &mut Option<UnixDatagram>, line: &str) {
-    let message =
-        format!("<29>{} portsentry[{}]: {line}", ZonedDateTime::now().strftime("%b %e %H:%M:%S"), std::process::id());
-    for _ in 0..2 {
-        if socket.is_none() {
-            *socket = UnixDatagram::unbound().and_then(|new| new.connect("/dev/log").map(|()| new)).ok();
-        }
-        match socket.as_ref().map(|open| open.send(message.as_bytes())) {
-            Some(Err(_)) => *socket = None,
-            _ => return,
-        }
-    }
+    Ok(())
 }

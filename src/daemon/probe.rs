@@ -10,6 +10,8 @@ pub const RST: u8 = 0x04;
 pub const PSH: u8 = 0x08;
 pub const ACK: u8 = 0x10;
 pub const URG: u8 = 0x20;
+const XMAS: u8 = FIN | PSH | URG;
+const MAIMON: u8 = FIN | ACK;
 const FLAGS: u8 = FIN | SYN | RST | PSH | ACK | URG;
 
 /// How a port was asked for.
@@ -24,6 +26,10 @@ pub enum Kind {
 }
 
 impl Kind {
+    /// All names that a kind can have.
+    pub const NAMES: [&str; 10] =
+        ["syn", "null", "fin", "xmas", "ack", "maimon", "other", "udp", "connect_tcp", "connect_udp"];
+
     pub fn is_tcp(self) -> bool {
         matches!(self, Kind::Tcp(_) | Kind::ConnectTcp)
     }
@@ -31,6 +37,27 @@ impl Kind {
     /// `TCP` or `UDP`, as every line has it.
     pub fn protocol(self) -> &'static str {
         if self.is_tcp() { "TCP" } else { "UDP" }
+    }
+
+    /// One word for it, for journals and metrics.
+    pub fn name(self) -> &'static str {
+        Kind::NAMES[self.index()]
+    }
+
+    /// Its place in [`Kind::NAMES`].
+    pub fn index(self) -> usize {
+        match self {
+            Kind::Tcp(SYN) => 0,
+            Kind::Tcp(0) => 1,
+            Kind::Tcp(FIN) => 2,
+            Kind::Tcp(XMAS) => 3,
+            Kind::Tcp(ACK) => 4,
+            Kind::Tcp(MAIMON) => 5,
+            Kind::Tcp(_) => 6,
+            Kind::Udp => 7,
+            Kind::ConnectTcp => 8,
+            Kind::ConnectUdp => 9,
+        }
     }
 
     /// Whether a host with a connection that died may send such a packet as well.
@@ -42,8 +69,6 @@ impl Kind {
 /// As portsentry 2.0 names it; it has no names for ACK and Maimon.
 impl fmt::Display for Kind {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        const XMAS: u8 = FIN | PSH | URG;
-        const MAIMON: u8 = FIN | ACK;
         let Kind::Tcp(flags) = *self else {
             return out.write_str(if *self == Kind::Udp { "UDP" } else { "Connect" });
         };

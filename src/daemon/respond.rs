@@ -16,8 +16,9 @@ use serde::{Deserialize, Serialize};
 
 use super::blocked_file;
 use super::config::{Block, Config};
-use super::decide::{Reaction, Scan, Word};
+use super::decide::{Reaction, Rule, Scan, Word};
 use super::lines::Lines;
+use super::metrics::{Metrics, Outcome, Queue};
 use super::names::Names;
 use super::output::{Output, Parcel, join_soon, locked};
 use super::responder::{Remote, Way};
@@ -148,13 +149,16 @@ pub struct Responder {
 pub struct Entrance {
     jobs: SyncSender<Job>,
     failed: Failed,
+    metrics: Arc<Metrics>,
 }
 
 impl Entrance {
     /// Hands a scan over. If too many wait it comes back, and a block of its source that was still to come has failed.
     pub fn react(&self, job: Job) -> Result<(), Job> {
+        self.metrics.enter(Queue::Responder);
         match self.jobs.try_send(job) {
             Err(TrySendError::Full(job)) => {
+                self.metrics.leave(Queue::Responder, 1);
                 if matches!(job.scan.reaction, Reaction::Block(_)) && job.blocked.is_none() {
                     locked(&self.failed).push(job.scan.probe.source);
                 }
@@ -192,6 +196,7 @@ impl Responder {
         let failed = Failed::default();
         let ending = Arc::new(AtomicBool::new(false));
         let commands = Arc::new(Mutex::new(commands));
+        let metrics = Arc::clone(output.metrics());
         let mut worker = Worker {
             remote: way.map(Remote::new),
             dialect,
@@ -203,7 +208,7 @@ impl Responder {
             ending: Arc::clone(&ending),
         };
         let thread = std::thread::spawn(move || worker.run(&queue));
-        Responder { entrance: Entrance { jobs, failed }, commands, ending, thread }
+        Responder { entrance: Entrance { jobs, failed, metrics }, commands, ending, thread }
     }
 
     /// Where scans are handed over.
@@ -234,13 +239,13 @@ impl Worker {
     fn run(&mut self, queue: &Receiver<Job>) {
         loop {
             match queue.recv_timeout(REST) {
-                Ok(job) => self.react(job),
+                Ok(job) => self.take(job),
                 Err(RecvTimeoutError::Disconnected) => break,
                 // At rest only where there is somebody to let go.
                 Err(RecvTimeoutError::Timeout) => match &mut self.remote {
                     Some(remote) if remote.is_connected() => remote.close(),
                     _ => match queue.recv() {
-                        Ok(job) => self.react(job),
+                        Ok(job) => self.take(job),
                         Err(_) => break,
                     },
                 },
@@ -249,6 +254,11 @@ impl Worker {
         if let Some(names) = self.names.take() {
             names.end();
         }
+    }
+
+    fn take(&mut self, job: Job) {
+        self.output.metrics().leave(Queue::Responder, 1);
+        self.react(job);
     }
 
     fn react(&mut self, job: Job) {
@@ -270,13 +280,16 @@ impl Worker {
                 } else {
                     self.block(block, &scan)
                 };
+                if block != Block::No {
+                    self.output.metrics().block(if held { Outcome::Blocked } else { Outcome::Refused });
+                }
                 if held {
                     record = match self.dialect {
                         Dialect::V1 => Vec::new(),
                         Dialect::V2 => blocked_file::record(scan.probe.source),
                     };
                 } else {
-                    scan.blocked = Word::False;
+                    (scan.blocked, scan.rule) = (Word::False, Rule::Refused);
                     locked(&self.failed).push(scan.probe.source);
                 }
                 log.append(&mut said);

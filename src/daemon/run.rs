@@ -14,9 +14,10 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use super::blocking::{Blocking, Handled, Opened};
 use super::config::{Block, Config};
 use super::connect::Listeners;
-use super::decide::{Decider, Reaction, Scan, Seen, Word};
+use super::decide::{Decider, Reaction, Rule, Scan, Seen, Word};
 use super::invocation::Invocation;
 use super::lines::Lines;
+use super::metrics::{Reporter, Restored, Turn};
 use super::names::Names;
 use super::output::{Output, Parcel, Writer};
 use super::probe::Probe;
@@ -79,6 +80,8 @@ struct Daemon {
     /// Where there is a table that somebody could take away.
     changes: Option<TableChanges>,
     output: Output,
+    /// Where METRICS_FILE is set.
+    reporter: Option<Reporter>,
     started: Instant,
     gathering: bool,
     counted: (Instant, u32),
@@ -178,6 +181,7 @@ fn watch(
         decider,
         source,
         output: output.clone(),
+        reporter: None,
         started: Instant::now(),
         gathering: false,
         counted: (Instant::now(), 0),
@@ -193,17 +197,22 @@ fn watch(
         Dialect::V1 => "adminalert: PortSentry is now active and listening.",
         Dialect::V2 => "Portsentry is now active and listening.",
     });
+    daemon.report();
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
     super::background::tell_ready();
     let result = daemon.watch(signals);
     daemon.sum_up();
-    let Daemon { responder, source, blocking, .. } = daemon;
+    let Daemon { responder, source, blocking, reporter, .. } = daemon;
     drop(source);
     // First, for it hands over to the responder.
     if let Some(blocking) = blocking {
         blocking.end();
     }
     responder.end();
+    // Last, for it counts what the others did.
+    if let Some(reporter) = reporter {
+        reporter.end();
+    }
     result
 }
 
@@ -246,8 +255,34 @@ impl Daemon {
             if wanted && let Some(blocking) = &mut self.blocking {
                 blocking.attend().into_iter().for_each(|address| self.decider.forget_block(address));
             }
-            self.take()?;
+            let turn = self.take()?;
+            self.count(&turn);
         }
+    }
+
+    fn count(&self, turn: &Turn) {
+        let blocked_hosts =
+            self.blocking.as_ref().map_or_else(|| self.decider.blocked_hosts(), Blocking::blocked_hosts);
+        self.output.metrics().add(turn, blocked_hosts, self.decider.lines_left_out());
+    }
+
+    /// Has METRICS_FILE written, if the configuration has one. One that is no longer written goes.
+    fn report(&mut self) {
+        let wanted = self.config.metrics_file.as_deref();
+        if self.reporter.as_ref().map(Reporter::path) == wanted {
+            return;
+        }
+        if let Some(reporter) = self.reporter.take() {
+            let path = reporter.path().to_owned();
+            reporter.end();
+            let _ = std::fs::remove_file(path);
+        }
+        self.count(&Turn::default());
+        let table = match &self.source {
+            Source::Kernel { .. } => Some(Table::name(self.invocation.mode)),
+            Source::Sockets(_) => None,
+        };
+        self.reporter = wanted.map(|path| Reporter::start(path, table, &self.output));
     }
 
     /// Waits for something to do: the end, a new configuration, a change of nftables, something about blocks.
@@ -289,6 +324,7 @@ impl Daemon {
         if let Some(blocking) = &mut self.blocking
             && blocking.restore(&gone)?
         {
+            self.output.metrics().restored(Restored::Blocks);
             self.output
                 .say("adminalert: somebody took away the table of blocked hosts; it is loaded again with all of them");
         }
@@ -296,6 +332,7 @@ impl Daemon {
             && table.restore(&gone, &self.invocation, &self.config, log.group())?
         {
             self.decider.forget_blocks();
+            self.output.metrics().restored(Restored::Packets);
             self.output.say("adminalert: somebody took away the table by which the kernel picks the packets, and all blocks perhaps; it is loaded again, and whoever probes is blocked again");
         }
         Ok(())
@@ -309,12 +346,13 @@ impl Daemon {
 
     /// Tells what the history does not show, if there is anything new.
     fn sum_up(&mut self) {
-        let repeats = match &self.source {
-            Source::Kernel { table, .. } => table.repeats(),
-            Source::Sockets(_) => 0,
-        };
         let left_out = self.decider.lines_left_out();
         let (_, told_repeats, told_left_out) = self.summed_up;
+        let counted = match &self.source {
+            Source::Kernel { table, .. } => table.repeats(),
+            Source::Sockets(_) => None,
+        };
+        let repeats = counted.map_or(told_repeats, |count| self.output.metrics().repeats(count));
         let (repeated, untold) = (repeats.saturating_sub(told_repeats), left_out.saturating_sub(told_left_out));
         if repeated > 0 {
             self.output.say(&format!("adminalert: {repeated} packets repeated probes that were told"));
@@ -327,8 +365,8 @@ impl Daemon {
         self.summed_up = (Instant::now(), repeats, left_out);
     }
 
-    /// Takes what has come, and tells it in one parcel.
-    fn take(&mut self) -> Result<()> {
+    /// Takes what has come, and tells it in one parcel; what is to be counted of it.
+    fn take(&mut self) -> Result<Turn> {
         let now = self.started.elapsed().as_secs();
         let mut telling = Telling {
             invocation: &self.invocation,
@@ -340,6 +378,7 @@ impl Daemon {
             lines: &self.lines,
             at: Timestamp::now(),
             parcel: self.output.parcel(),
+            turn: Turn::default(),
         };
         let mut turns = 0;
         match &mut self.source {
@@ -360,6 +399,7 @@ impl Daemon {
                         }
                         Received::Lost => {
                             self.lost = Some(0);
+                            telling.turn.losses += 1;
                             telling.warn("more probes came than could be read; what was lost is watched for anew");
                         }
                         Received::Bytes(bytes) => {
@@ -367,6 +407,7 @@ impl Daemon {
                             telling.at = Timestamp::now();
                             for logged in log.packets(bytes) {
                                 self.counted.1 += 1;
+                                telling.turn.packets += 1;
                                 let seen = seen(logged.prefix);
                                 if seen == Seen::Unknown {
                                     telling.warn("the kernel's table of sources is full; every packet of a new one is read until there is room");
@@ -397,7 +438,7 @@ impl Daemon {
             }
         }
         self.output.send(telling.parcel);
-        Ok(())
+        Ok(telling.turn)
     }
 
     /// A new configuration, or, if it is broken, the old one; and in any case files opened anew.
@@ -417,6 +458,7 @@ impl Daemon {
             }
         }
         self.output.reopen(self.config.history_file.clone(), blocked_path(&self.config, mode));
+        self.report();
     }
 
     fn read_anew(&mut self) -> Result<Vec<String>> {
@@ -485,12 +527,14 @@ struct Telling<'a> {
     /// When the kernel handed up what is being told.
     at: Timestamp,
     parcel: Parcel,
+    turn: Turn,
 }
 
 impl Telling<'_> {
     /// Tells a scan that nothing is to be done about; hands any other over.
     fn tell(&mut self, mut scan: Scan) {
         let at = self.at;
+        self.turn.scan(scan.probe.kind);
         let source = scan.probe.source;
         let mut log = Vec::new();
         let mut is_block = matches!(scan.reaction, Reaction::Block(_));
@@ -500,13 +544,16 @@ impl Telling<'_> {
                 Handled::HandedOver => return,
                 Handled::Already if is_block => scan.reaction = Reaction::AlreadyBlocked,
                 Handled::Already => {}
-                Handled::Not(why) => {
-                    (scan.blocked, scan.reaction) = (Word::False, Reaction::Nothing);
+                Handled::Not(rule, why) => {
+                    (scan.blocked, scan.reaction, scan.rule) = (Word::False, Reaction::Nothing, rule);
                     self.not_blocked.push(source);
                     self.warn(&format!("Host {source} is not blocked: {why}"));
                 }
             }
             is_block = false;
+        }
+        if scan.reaction == Reaction::AlreadyBlocked && self.blocking.is_none() {
+            self.turn.already += 1;
         }
         if self.config.resolve_host || is_block {
             match self.responder.entrance().react(Job { scan, at, blocked: None }) {
@@ -515,7 +562,7 @@ impl Telling<'_> {
             }
         }
         if is_block {
-            scan.blocked = Word::False;
+            (scan.blocked, scan.rule) = (Word::False, Rule::Limited);
             log.push(format!("adminalert: ERROR: too many hosts wait to be blocked: {source} is not blocked"));
         }
         if scan.ignored && self.invocation.verbose {

@@ -25,6 +25,8 @@ const KINDS: &str =
     "0x0, 0x1, 0x2, 0x3, 0x8, 0x9, 0xa, 0xb, 0x10, 0x11, 0x20, 0x21, 0x22, 0x23, 0x28, 0x29, 0x2a, 0x2b";
 /// What was handed up, and what was so often enough.
 const SEEN: [&str; 4] = ["seen_tcp4", "seen_tcp6", "seen_udp4", "seen_udp6"];
+/// The counter of what was not handed up.
+pub const REPEATS: &str = "repeats";
 const AGAIN: [&str; 4] = ["again_tcp4", "again_tcp6", "again_udp4", "again_udp6"];
 
 /// As nftables writes it; a template of text that an administrator can read.
@@ -117,9 +119,9 @@ impl Table {
         Some(loaded.load(&self.name, &[("used_tcp", &tcp, USED_TCP), ("used_udp", &udp, USED_UDP)]))
     }
 
-    /// How many packets were not handed up, for their like had been; 0 where the kernel does not tell.
-    pub fn repeats(&self) -> u64 {
-        counted_packets(&self.name, "repeats").unwrap_or(0)
+    /// How many packets were not handed up, for their like had been, since it was loaded; `None` where the kernel does not tell.
+    pub fn repeats(&self) -> Option<u64> {
+        counted_packets(&self.name, REPEATS).ok()
     }
 
     /// Forgets what was handed up, so that it is handed up again: some of it was lost on the way.

@@ -38,7 +38,7 @@ pub fn the_watcher_may_do_little_and_the_responder_what_the_configuration_says(s
     assert!(bed.read("/etc/hosts.deny").ends_with(&format!("\nALL: {OUTSIDER} : DENY\n")));
     bed.run("setpriv --reuid=65534 --clear-groups nc -w 1 -U /run/harden-portsentry-responder.sock </dev/null").fails();
     bed.run("setpriv --reuid=65534 --clear-groups nc -w 1 -U /run/harden-portsentry/control </dev/null").fails();
-    bed.ok(&format!("echo '{{\"run\":{{\"deed\":\"command\",\"target\":\"$(id -u)\",\"port\":7,\"mode\":\"stealth\"}}}}' | timeout 5 nc -w 2 -U /run/harden-portsentry-responder.sock; test $(wc -l </run/ran) = 1"));
+    bed.ok(r#"echo '{"run":{"deed":"command","target":"$(id -u)","port":7,"mode":"stealth"}}' | timeout 5 nc -w 2 -U /run/harden-portsentry-responder.sock; test $(wc -l </run/ran) = 1"#);
 }
 
 /// Connect mode's low ports are opened by the responder, and a connection is evidence of who it is from.

@@ -1,6 +1,8 @@
 //! Under Debian's own kernel, emulated, where CHAOS has its module: `.ci/full` runs these (`tests/run --full`).
 
-use crate::bed::{Bed, Bookworm, Bullseye, Forky, GATEWAY, HOST, OUTSIDER, PROGRAM, Suite, Trixie, wait_for};
+use crate::bed::{
+    Bed, Bookworm, Bullseye, Forky, GATEWAY, HOST, OTHER_OUTSIDER, OUTSIDER, PROGRAM, Suite, Trixie, wait_for,
+};
 
 /// Where the kernel takes the rule, the article's CHAOS it is, and it survives the power going.
 fn chaos_blocks_where_the_kernel_has_it(suite: Suite) {
@@ -110,6 +112,44 @@ fn probe_is_told(bed: &Bed, net: usize, name: &str) {
     wait_for(bed.patience(20), &format!("the probe through {name}"), told);
 }
 
+/// Somebody sets the clock a year ahead, and back. A block that was to last an hour lasts an hour, by either clock, and so
+/// it does after a restart. Only an emulated machine has a clock of its own.
+fn a_clock_that_jumps_makes_no_block_shorter_or_longer(suite: Suite) {
+    let bed = Bed::own_kernel(suite).with_program();
+    // This kernel has CHAOS, which would be taken otherwise, and that is a command's.
+    bed.set_policy("response = \"drop\"\n");
+    bed.apply();
+    bed.wait_until_it_listens();
+    bed.tool(&format!("block {OUTSIDER} --for 1h")).succeeds();
+    let seconds_left = || -> i64 {
+        let text = bed.tool("blocked --format json").succeeds().stdout;
+        let document: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+        let one = &document["blocked"][0];
+        assert_eq!((&one["address"], &one["in_kernel"]), (&OUTSIDER.into(), &true.into()), "{text}");
+        let until: jiff::Timestamp = one["until"].as_str().expect("a time").parse().expect("a time");
+        let now: i64 = bed.ok("date +%s").trim().parse().expect("a number");
+        until.as_second() - now
+    };
+    // Emulation takes its time, and the block's runs meanwhile.
+    let about_an_hour = |when: &str| {
+        let left = seconds_left();
+        assert!((1_800..=3_660).contains(&left), "{when}: {left} s");
+        assert!(bed.firewall_names(OUTSIDER), "{when}: {}", bed.firewall());
+    };
+    about_an_hour("before");
+    let heard = || bed.ok("journalctl -u harden-portsentry -o cat").matches("the clock was set").count();
+    for (number, jump) in ["1 year", "1 year ago"].into_iter().enumerate() {
+        bed.ok(&format!("date -s '{jump}'"));
+        wait_for(bed.patience(20), "the daemon's notice of it", || heard() > number);
+        about_an_hour(jump);
+        bed.ok("systemctl restart harden-portsentry");
+        bed.wait_until_it_listens();
+        about_an_hour(&format!("{jump}, and a restart"));
+    }
+    bed.scan(OTHER_OUTSIDER);
+    bed.wait_until_blocked(OTHER_OUTSIDER);
+}
+
 macro_rules! under_emulation {
     ($($kernel:ident, $suite:ident, $engine:ident: $($test:ident)*;)*) => {$(
         mod $kernel {
@@ -128,7 +168,8 @@ under_emulation! {
     kernel_13, Trixie, Package: chaos_blocks_where_the_kernel_has_it;
     kernel_14, Forky, Package: chaos_blocks_where_the_kernel_has_it;
     embedded_kernel_11, Bullseye, Embedded: the_embedded_engine_watches;
-    embedded_kernel_12, Bookworm, Embedded: the_embedded_engine_watches the_embedded_engine_watches_every_kind_of_interface;
+    embedded_kernel_12, Bookworm, Embedded: the_embedded_engine_watches the_embedded_engine_watches_every_kind_of_interface
+        a_clock_that_jumps_makes_no_block_shorter_or_longer;
     embedded_kernel_13, Trixie, Embedded: the_embedded_engine_watches;
     embedded_kernel_14, Forky, Embedded: the_embedded_engine_watches;
 }

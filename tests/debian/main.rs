@@ -13,6 +13,7 @@ mod engine;
 mod files;
 mod firewalls;
 mod flow;
+mod journal;
 mod kernel;
 mod kill;
 mod traps_access;
@@ -149,6 +150,7 @@ debian! { Embedded in embedded_11 embedded_12 embedded_13 embedded_14 {
     flow::the_ssh_client_of_apply_stays_safe                                   full full full ci
     flow::undo_does_not_overwrite_later_edits                                  full ci   full full
     flow::without_a_terminal_and_without_yes_apply_refuses                     full full full full
+    journal::entries_have_fields                                               full ci   full full
     kill::an_apply_killed_again_and_again_still_ends_and_is_undone             full full ci   full
     kill::a_kill_inside_dpkg_is_mended                                         full ci   full full
     traps_access::an_ignored_scan_is_seen_and_bans_nobody                      ci   full full full

@@ -19,6 +19,8 @@ pub fn program() -> PathBuf {
 pub struct Daemon {
     process: Child,
     files: TempDir,
+    /// Its portsentry.conf but for what a test adds.
+    settings: String,
 }
 
 impl Daemon {
@@ -59,7 +61,7 @@ impl Daemon {
         ];
         // Of a doubled key the last one counts.
         let text: String = settings.iter().map(|(key, value)| format!("{key}=\"{value}\"\n")).collect();
-        fs::write(files.path().join("portsentry.conf"), text + more).expect("a file");
+        fs::write(files.path().join("portsentry.conf"), format!("{text}{more}")).expect("a file");
         fs::write(files.path().join("portsentry.ignore"), "127.0.0.1/32\n").expect("a file");
         let out = fs::File::create(files.path().join("out")).expect("a file");
         prepare(files.path());
@@ -69,7 +71,7 @@ impl Daemon {
             .stdout(Stdio::from(out))
             .spawn()
             .expect("ip runs");
-        let mut daemon = Daemon { process, files };
+        let mut daemon = Daemon { process, files, settings: text };
         wait_until("'Portsentry is now active and listening.'", || {
             if let Ok(Some(status)) = daemon.process.try_wait() {
                 panic!("{} daemon ended, {status}: {}", program.display(), daemon.said());
@@ -77,6 +79,35 @@ impl Daemon {
             daemon.said().contains("Portsentry is now active and listening")
         });
         daemon
+    }
+
+    /// Writes another configuration with these lines more; it reads it at SIGHUP.
+    pub fn configure(&self, more: &str) {
+        fs::write(self.files.path().join("portsentry.conf"), format!("{}{more}", self.settings)).expect("a file");
+    }
+
+    /// The same, with a file that says just this.
+    pub fn write_configuration(&self, text: &str) {
+        fs::write(self.files.path().join("portsentry.conf"), text).expect("a file");
+    }
+
+    /// Kills it as it stands; what it had said.
+    pub fn kill(mut self) -> String {
+        self.process.kill().expect("it runs");
+        self.process.wait().expect("it ended");
+        self.said()
+    }
+
+    /// A path as the daemon sees it.
+    pub fn sees(&self, path: &str) -> PathBuf {
+        PathBuf::from(format!("/proc/{}/root{path}", self.pid().as_raw_nonzero()))
+    }
+
+    /// A shell command among the mounts of the daemon.
+    pub fn mount(&self, command: &str) {
+        let pid = self.pid().as_raw_nonzero().to_string();
+        let output = Command::new("nsenter").args(["-t", &pid, "-m", "sh", "-c", command]).output().expect("nsenter");
+        assert!(output.status.success(), "{command}: {}", String::from_utf8_lossy(&output.stderr));
     }
 
     /// Holds it up, or lets it go on.
@@ -116,9 +147,13 @@ impl Daemon {
 
 impl Drop for Daemon {
     fn drop(&mut self) {
-        let _ = rustix::process::kill_process(self.pid(), rustix::process::Signal::TERM);
-        // A test that failed while it was held up would wait for ever.
-        let _ = rustix::process::kill_process(self.pid(), rustix::process::Signal::CONT);
+        if let Ok(Some(_)) = self.process.try_wait() {
+            return;
+        }
+        // One that a test held up, and failed, would not hear the other.
+        for signal in [rustix::process::Signal::TERM, rustix::process::Signal::CONT] {
+            let _ = rustix::process::kill_process(self.pid(), signal);
+        }
         let _ = self.process.wait();
     }
 }

@@ -11,22 +11,29 @@ use super::Net;
 
 pub struct Home {
     directory: TempDir,
+    /// What else is mounted for whoever enters.
+    more: String,
 }
 
 /// Mounts the directories below $1 and runs the rest. /etc keeps what it has.
 const ENTER: &str = "\
-    home=$1; shift
+    home=$1; more=$2; shift 2
     mount --make-rprivate / &&
     mount -t overlay overlay -o lowerdir=/etc,upperdir=$home/etc,workdir=$home/work /etc &&
-    mount --bind $home/lib /var/lib && mount --bind $home/run /run && exec \"$@\"";
+    mount --bind $home/lib /var/lib && mount --bind $home/run /run && eval \"$more\" && exec \"$@\"";
 
 impl Home {
     pub fn new() -> Home {
+        Home::with("true")
+    }
+
+    /// With more mounts, a shell command. Each program gets them anew.
+    pub fn with(more: &str) -> Home {
         let directory = TempDir::new().expect("a temporary directory");
         for name in ["etc/harden-portsentry", "work", "lib", "run"] {
             fs::create_dir_all(directory.path().join(name)).expect("a directory");
         }
-        Home { directory }
+        Home { directory, more: more.to_owned() }
     }
 
     /// Lets others than root go through it.
@@ -55,7 +62,7 @@ impl Home {
     pub fn prepared(&self, net: &Net, program: &Path, words: &[&str]) -> Command {
         let home = self.directory.path().to_str().expect("a path");
         let program = program.to_str().expect("a path");
-        let all = [&["--mount", "sh", "-c", ENTER, "sh", home, program], words].concat();
+        let all = [&["--mount", "sh", "-c", ENTER, "sh", home, &self.more, program], words].concat();
         net.prepared("host", "unshare", &all)
     }
 

@@ -9,6 +9,7 @@
 
 #![allow(dead_code)] // every test target takes what it needs
 
+pub mod blocks;
 pub mod daemon;
 pub mod home;
 pub mod programs;
