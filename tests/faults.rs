@@ -156,6 +156,32 @@ fn a_full_disk() {
 
 /// Nothing new can be made where the ledger is. It is held open and goes on; the file that hosts.deny names is written when
 /// that works again.
+/// A disk that was mounted read-only for its errors must not leave the host unwatched after a boot.
+#[test]
+fn a_start_with_a_ledger_that_cannot_be_written() {
+    let (net, home) = (Net::new("rostart"), Home::new());
+    let first = Daemon::at_home(&net, &home, "1-1023", BLOCK);
+    a_scan_is_blocked(&net, &first, 0);
+    drop(first);
+    net.nft("host", "flush ruleset");
+    let lib = home.path("/var/lib/harden-portsentry");
+    let lib = lib.to_str().expect("a path");
+    let mount = |words: &[&str]| {
+        assert!(std::process::Command::new("mount").args(words).status().expect("mount runs").success())
+    };
+    mount(&["--bind", lib, lib]);
+    mount(&["-o", "remount,bind,ro", lib]);
+    let daemon = Daemon::at_home(&net, &home, "1-1023", BLOCK);
+    assert!(daemon.said().contains("waits until it can be"), "{}", daemon.said());
+    wait_until("whom the ledger says", || blocked(&net).contains(&scanner(0)));
+    a_scan_is_blocked(&net, &daemon, 1);
+    daemon.mount("mount -o remount,bind,rw /var/lib/harden-portsentry");
+    a_scan_is_blocked(&net, &daemon, 2);
+    wait_until("all are written down", || (0..3).all(|number| lines_about(&home.path(LEDGER), &scanner(number)) == 1));
+    drop(daemon);
+    assert!(std::process::Command::new("umount").arg(lib).status().expect("umount runs").success());
+}
+
 #[test]
 fn a_directory_that_becomes_read_only() {
     let (net, home) = (Net::new("readonly"), Home::new());

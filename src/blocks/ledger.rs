@@ -23,7 +23,8 @@ const SLACK: usize = 2_000;
 /// The file, held open.
 pub struct Ledger {
     path: PathBuf,
-    file: File,
+    /// `None` until it can be written.
+    file: Option<File>,
     /// Lines in it, and addresses that these are about, as far as known.
     lines: usize,
     addresses: usize,
@@ -66,35 +67,52 @@ pub fn read(bytes: &[u8], path: &Path) -> Read {
 }
 
 impl Ledger {
-    /// Opens the ledger at `path` and reads it; a missing one is begun. One with damaged lines is kept beside it, as
-    /// `….damaged`.
+    /// Reads the ledger at `path`, and opens it for more; a missing one is begun. One that cannot be written, on a disk that
+    /// is read-only, say, is opened later: that it could not be is among the complaints.
     ///
     /// # Errors
-    /// It cannot be read or written.
+    /// It cannot be read.
     pub fn open(path: &Path) -> Result<(Ledger, Read)> {
-        let doing = || format!("cannot open the ledger {}", path.display());
-        let bytes = own_files::read(path).with_context(doing)?;
-        let found = read(&bytes, path);
-        if !found.complaints.is_empty() {
-            let kept = path.with_extension("damaged");
-            own_files::create(&kept, 0o640)
-                .and_then(|mut file| file.write_all(&bytes))
-                .with_context(|| format!("cannot keep a copy as {}", kept.display()))?;
-        }
-        let mut options = OpenOptions::new();
-        let file = own_files::open(path, options.append(true).create(true).mode(0o640)).with_context(doing)?;
-        let mut ledger = Ledger { path: path.to_owned(), file, lines: found.lines, addresses: found.records.len() };
-        if found.whole < bytes.len() {
-            ledger.file.set_len(found.whole as u64).with_context(doing)?;
-        }
-        if found.whole == 0 {
-            own_files::give_to_owner_of_directory(path, &ledger.file);
-            ledger.file.write_all(HEADER.as_bytes()).with_context(doing)?;
-        }
-        if !found.complaints.is_empty() {
-            ledger.write_anew(&found.records)?;
+        let bytes = own_files::read(path).with_context(|| format!("cannot read the ledger {}", path.display()))?;
+        let mut found = read(&bytes, path);
+        let mut ledger = Ledger { path: path.to_owned(), file: None, lines: 0, addresses: 0 };
+        if let Err(error) = ledger.file() {
+            found.complaints.push(format!("{error:#}; what is to be written there waits until it can be"));
         }
         Ok((ledger, found))
+    }
+
+    /// The file, opened for more: without half a line at its end, and with nothing but whole lines in it, one with damaged
+    /// lines being kept beside it as `….damaged`.
+    fn file(&mut self) -> Result<&mut File> {
+        if self.file.is_none() {
+            let doing = || format!("cannot open the ledger {}", self.path.display());
+            let bytes = own_files::read(&self.path).with_context(doing)?;
+            let found = read(&bytes, &self.path);
+            if !found.complaints.is_empty() {
+                let kept = self.path.with_extension("damaged");
+                own_files::create(&kept, 0o640)
+                    .and_then(|mut file| file.write_all(&bytes))
+                    .with_context(|| format!("cannot keep a copy as {}", kept.display()))?;
+            }
+            let mut options = OpenOptions::new();
+            options.append(true).create(true).mode(0o640);
+            let mut file = own_files::open(&self.path, &mut options).with_context(doing)?;
+            if found.whole < bytes.len() {
+                file.set_len(found.whole as u64).with_context(doing)?;
+            }
+            if found.whole == 0 {
+                own_files::give_to_owner_of_directory(&self.path, &file);
+                file.write_all(HEADER.as_bytes()).with_context(doing)?;
+            }
+            (self.lines, self.addresses) = (found.lines, found.records.len());
+            if found.complaints.is_empty() {
+                self.file = Some(file);
+            } else {
+                self.write_anew(&found.records)?;
+            }
+        }
+        self.file.as_mut().context("the ledger is not open")
     }
 
     /// Appends `records`; they are on the disk when this returns.
@@ -105,12 +123,14 @@ impl Ledger {
         if records.is_empty() {
             return Ok(());
         }
-        let doing = || format!("cannot write the ledger {}", self.path.display());
         let text: String = records.iter().map(|record| format!("{record}\n")).collect();
-        let length = self.file.metadata().with_context(doing)?.len();
-        let written = self.file.write_all(text.as_bytes()).and_then(|()| self.file.sync_data());
+        let path = self.path.clone();
+        let doing = || format!("cannot write the ledger {}", path.display());
+        let file = self.file()?;
+        let length = file.metadata().with_context(doing)?.len();
+        let written = file.write_all(text.as_bytes()).and_then(|()| file.sync_data());
         if let Err(error) = written {
-            let _ = self.file.set_len(length);
+            let _ = file.set_len(length);
             return Err(error).with_context(doing);
         }
         self.lines += records.len();
@@ -148,7 +168,7 @@ impl Ledger {
         })();
         match result {
             Ok(file) => {
-                self.file = file;
+                self.file = Some(file);
                 (self.lines, self.addresses) = (records.len() + 1, records.len());
                 Ok(())
             }

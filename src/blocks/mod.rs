@@ -57,7 +57,7 @@ pub struct Blocks {
     guard: Guard,
     offset: i64,
     /// Freed when dropped.
-    _lock: File,
+    _lock: Option<File>,
 }
 
 /// Who is blocked, on the disk. A disk can be slow, so the daemon gives this to a thread of its own.
@@ -78,8 +78,8 @@ impl Blocks {
     /// [`Busy`]; the ledger cannot be read; the kernel refuses.
     pub fn open(terms: Terms, answer: Answer, guard: Guard) -> Result<(Blocks, Book, Vec<String>)> {
         let directory = Path::new(DIRECTORY);
-        let doing = || format!("cannot use {DIRECTORY}");
-        DirBuilder::new().recursive(true).mode(0o755).create(directory).with_context(doing)?;
+        // Where it cannot be made, or written in, a host that scans is blocked all the same; the ledger complains.
+        let _ = DirBuilder::new().recursive(true).mode(0o755).create(directory);
         let lock = lock(&directory.join("lock"))?;
         let (ledger, found) = Ledger::open(&directory.join("ledger"))?;
         let now = Now::read();
@@ -89,16 +89,16 @@ impl Blocks {
         let adopted = blocks.make_the_kernel_follow(&found.records, now)?;
         blocks.table.keep();
         let mut told = found.complaints;
+        let is_behind = !told.is_empty();
         let denied = Denied::new(&directory.join("denied"), blocks.state.live(now.boot).map(|(address, _)| address));
         link_to_denied(&directory.join("denied"));
         let mut book = Book { ledger, denied };
         if !adopted.is_empty() {
-            told.push(format!(
-                "{} hosts were blocked in the kernel and not in the ledger; they are now",
-                adopted.len()
-            ));
+            told.push(format!("the kernel blocked whom the ledger does not know, as it does now: {}", adopted.len()));
         }
-        if let Err(error) = book.write(&adopted, &[]) {
+        if let Err(error) = book.write(&adopted, &[])
+            && !is_behind
+        {
             told.push(format!("{error:#}"));
         }
         Ok((blocks, book, told))
@@ -405,14 +405,15 @@ fn matters(record: &Record, now: Now) -> bool {
     }
 }
 
-fn lock(path: &Path) -> Result<File> {
+/// `None` where there can be no lock, on a disk that is read-only.
+fn lock(path: &Path) -> Result<Option<File>> {
     let doing = || format!("cannot take the lock {}", path.display());
     let mut options = File::options();
-    let file =
-        own_files::open(path, options.write(true).create(true).truncate(false).mode(0o600)).with_context(doing)?;
+    let opened = own_files::open(path, options.write(true).create(true).truncate(false).mode(0o600));
+    let Ok(file) = opened.or_else(|_| own_files::open(path, File::options().read(true))) else { return Ok(None) };
     own_files::give_to_owner_of_directory(path, &file);
     match file.try_lock() {
-        Ok(()) => Ok(file),
+        Ok(()) => Ok(Some(file)),
         Err(TryLockError::WouldBlock) => Err(Busy.into()),
         Err(TryLockError::Error(error)) => Err(error).with_context(doing),
     }

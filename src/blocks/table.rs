@@ -8,7 +8,7 @@ use askama::Template;
 
 use super::terms::Terms;
 use crate::host::Invocation;
-use crate::kernel::{AddressSets, Snapshot, Stay, has_chain, has_table, is_there_already};
+use crate::kernel::{AddressSets, Snapshot, Stay, has_chain, has_table, is_full, is_there_already};
 
 /// The inet table's name.
 pub const TABLE: &str = "harden_portsentry_blocks";
@@ -138,7 +138,10 @@ impl Table {
     /// # Errors
     /// The table is not there, a set is full, or the kernel refuses.
     pub fn block(&mut self, addresses: &[(IpAddr, Stay)]) -> Result<()> {
-        self.sets.put(addresses)
+        self.sets.put(addresses).map_err(|error| match is_full(&error) {
+            true => error.context("there is no room for another blocked host in the kernel's set"),
+            false => error,
+        })
     }
 
     /// Frees; who is not blocked is no error.

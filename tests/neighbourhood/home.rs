@@ -20,7 +20,7 @@ const ENTER: &str = "\
     home=$1; more=$2; shift 2
     mount --make-rprivate / &&
     mount -t overlay overlay -o lowerdir=/etc,upperdir=$home/etc,workdir=$home/work /etc &&
-    mount --bind $home/lib /var/lib && mount --bind $home/run /run && eval \"$more\" && exec \"$@\"";
+    mount --rbind $home/lib /var/lib && mount --bind $home/run /run && eval \"$more\" && exec \"$@\"";
 
 impl Home {
     pub fn new() -> Home {
