@@ -32,6 +32,7 @@ mod sources;
 mod split;
 mod start;
 mod table;
+mod telling;
 
 use anyhow::Result;
 

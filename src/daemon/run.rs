@@ -11,20 +11,21 @@ use jiff::Timestamp;
 use rustix::event::{PollFd, PollFlags, poll};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
-use super::blocking::{Blocking, Handled, Opened};
-use super::config::{Block, Config};
+use super::blocking::{Blocking, Opened};
+use super::config::Config;
 use super::connect::Listeners;
-use super::decide::{Decider, Reaction, Rule, Scan, Seen, Word};
+use super::decide::{Decider, Seen};
 use super::invocation::Invocation;
 use super::lines::Lines;
 use super::metrics::{Reporter, Restored, Turn};
 use super::names::Names;
-use super::output::{Output, Parcel, Writer};
+use super::output::{Output, Writer};
 use super::probe::Probe;
-use super::respond::{Commands, Job, Responder};
+use super::respond::{Commands, Responder};
 use super::split::{Ways, split};
 use super::start::{blocked_hosts, blocked_path, ignore_list, only_one};
 use super::table::Table;
+use super::telling::Telling;
 use crate::blocks::IgnoreList;
 use crate::kernel::{Nflog, QUEUE, Received, TableChanges};
 use crate::syntax::Dialect;
@@ -511,85 +512,6 @@ fn seen(prefix: &[u8]) -> Seen {
         b"new" => Seen::First,
         b"again" => Seen::Again,
         _ => Seen::Unknown,
-    }
-}
-
-/// The scans of one turn on their way into one parcel.
-struct Telling<'a> {
-    invocation: &'a Invocation,
-    responder: &'a Responder,
-    blocking: &'a mut Option<Blocking>,
-    /// Sources that were to be blocked by it and are not.
-    not_blocked: Vec<IpAddr>,
-    warned: &'a mut Option<Instant>,
-    config: &'a Config,
-    lines: &'a Lines,
-    /// When the kernel handed up what is being told.
-    at: Timestamp,
-    parcel: Parcel,
-    turn: Turn,
-}
-
-impl Telling<'_> {
-    /// Tells a scan that nothing is to be done about; hands any other over.
-    fn tell(&mut self, mut scan: Scan) {
-        let at = self.at;
-        self.turn.scan(scan.probe.kind);
-        let source = scan.probe.source;
-        let mut log = Vec::new();
-        let mut is_block = matches!(scan.reaction, Reaction::Block(_));
-        let built_in = matches!(scan.reaction, Reaction::Block(Block::Yes) | Reaction::AlreadyBlocked);
-        if let Some(blocking) = self.blocking.as_mut().filter(|_| built_in) {
-            match blocking.react(scan, at) {
-                Handled::HandedOver => return,
-                Handled::Already if is_block => scan.reaction = Reaction::AlreadyBlocked,
-                Handled::Already => {}
-                Handled::Not(rule, why) => {
-                    (scan.blocked, scan.reaction, scan.rule) = (Word::False, Reaction::Nothing, rule);
-                    self.not_blocked.push(source);
-                    self.warn(&format!("Host {source} is not blocked: {why}"));
-                }
-            }
-            is_block = false;
-        }
-        if scan.reaction == Reaction::AlreadyBlocked && self.blocking.is_none() {
-            self.turn.already += 1;
-        }
-        if self.config.resolve_host || is_block {
-            match self.responder.entrance().react(Job { scan, at, blocked: None }) {
-                Ok(()) => return,
-                Err(job) => scan = job.scan,
-            }
-        }
-        if is_block {
-            (scan.blocked, scan.rule) = (Word::False, Rule::Limited);
-            log.push(format!("adminalert: ERROR: too many hosts wait to be blocked: {source} is not blocked"));
-        }
-        if scan.ignored && self.invocation.verbose {
-            let file = self.config.ignore_file.as_ref().map_or(String::new(), |path| path.display().to_string());
-            log.push(format!("Host: {source} found in ignore file {file}, aborting actions"));
-        }
-        self.lines.tell(&scan, None, at, &log, &[], &mut self.parcel);
-    }
-
-    /// Whoever was not blocked after all is tried again with the next probe.
-    fn forget(&mut self, decider: &mut Decider) {
-        self.not_blocked.drain(..).for_each(|address| decider.forget_block(address));
-    }
-
-    fn debug(&mut self, probe: &Probe) {
-        if self.invocation.debug && self.invocation.same_address_check && probe.source == probe.destination {
-            let line = format!("debug: Source address {0} same as destination address {0}, skipping", probe.source);
-            self.parcel.say(&line);
-        }
-    }
-
-    /// Warns, once in ten seconds at most.
-    fn warn(&mut self, what: &str) {
-        if self.warned.is_none_or(|last| last.elapsed() > Duration::from_secs(10)) {
-            *self.warned = Some(Instant::now());
-            self.parcel.say(&format!("adminalert: {what}"));
-        }
     }
 }
 
