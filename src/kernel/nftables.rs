@@ -113,7 +113,9 @@ impl TableChanges {
     /// The kernel refuses.
     pub fn watch() -> Result<TableChanges> {
         let socket = open()?;
-        socket.add_membership(CHANGES).context("cannot hear of changes to nftables")?;
+        socket
+            .add_membership(CHANGES)
+            .context("cannot hear of changes to nftables; this takes CAP_NET_ADMIN in this network namespace")?;
         Ok(TableChanges { socket, buffer: vec![0; 64 << 10] })
     }
 
