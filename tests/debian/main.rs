@@ -61,15 +61,15 @@ debian! { Package in debian_11 debian_12 debian_13 debian_14 {
     containers::without_systemd_and_without_logs_the_sshd_jail_waits_for_its_log no   ci   no   no
     engine::the_embedded_one_stays_until_the_package_is_asked_for                full ci   full full
     engine::where_apt_has_no_portsentry_the_embedded_one_takes_its_place         no   no   ci   no
-    engine::a_later_apt_install_starts_no_second_daemon                          full ci   full ci
+    engine::a_later_apt_install_starts_no_second_daemon                          full full full ci
     files::a_full_disk_leaves_the_old_file                                       no   ci   no   no
     files::a_read_only_file_system_is_refused                                    no   ci   no   no
     files::a_symlinked_file_is_followed_and_keeps_all_it_has                     no   ci   ci   ci
     files::two_applies_at_once_take_turns                                        no   ci   no   no
     files::bad_input_is_refused_by_place                                         no   ci   no   no
     flow::fresh_to_undo                                                          ci   ci   ci   ci
-    flow::undo_with_the_packages_leaves_no_trace                                 ci   ci   ci   ci
-    flow::it_installs_itself_where_it_stays                                      ci   ci   ci   ci
+    flow::undo_with_the_packages_leaves_no_trace                                 full ci   full ci
+    flow::it_installs_itself_where_it_stays                                      full ci   full ci
     flow::the_ssh_client_of_apply_stays_safe                                     no   ci   no   ci
     flow::undo_does_not_overwrite_later_edits                                    no   ci   no   no
     flow::undo_takes_exactly_our_entries                                         no   ci   ci   ci
@@ -126,7 +126,7 @@ debian! { Package in debian_11 debian_12 debian_13 debian_14 {
 // - trap_28: conffiles in the archive of a package
 // - without_systemd_and_without_logs…: of fail2ban's sshd jail, on machines where nothing starts the embedded one
 debian! { Embedded in embedded_11 embedded_12 embedded_13 embedded_14 {
-    cage::the_watcher_may_do_little_and_the_responder_what_the_configuration_says ci ci full full
+    cage::the_watcher_may_do_little_and_the_responder_what_the_configuration_says ci   full full ci
     cage::connect_mode_in_the_cage_has_its_low_ports                           full ci   full full
     cage::a_watcher_that_hangs_is_started_anew                                 full full ci   full
     containers::trap_25_without_systemd                                        full full full full
@@ -144,14 +144,14 @@ debian! { Embedded in embedded_11 embedded_12 embedded_13 embedded_14 {
     firewalls::behind_ufw                                                      full ci   full full
     firewalls::behind_firewalld                                                full full full ci
     flow::fresh_to_undo                                                        ci   ci   ci   ci
-    flow::undo_with_the_packages_leaves_no_trace                               ci   ci   ci   ci
+    flow::undo_with_the_packages_leaves_no_trace                               full ci   full ci
     flow::undo_takes_exactly_our_entries                                       ci   full full full
     flow::it_installs_itself_where_it_stays                                    full full ci   full
     flow::the_ssh_client_of_apply_stays_safe                                   full full full ci
     flow::undo_does_not_overwrite_later_edits                                  full ci   full full
     flow::without_a_terminal_and_without_yes_apply_refuses                     full full full full
     journal::entries_have_fields                                               full ci   full full
-    kill::an_apply_killed_again_and_again_still_ends_and_is_undone             full full ci   full
+    kill::an_apply_killed_again_and_again_still_ends_and_is_undone             full full full full
     kill::a_kill_inside_dpkg_is_mended                                         full ci   full full
     traps_access::an_ignored_scan_is_seen_and_bans_nobody                      ci   full full full
     traps_access::trap_02_hosts_allow_with_host_bits_matches_nobody            full full full full
