@@ -8,6 +8,7 @@ use std::os::unix::fs::chown;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use neighbourhood::blocks::{BLOCK, blocked};
 use neighbourhood::daemon::{Daemon, program};
 use neighbourhood::home::Home;
 use neighbourhood::{Net, scanner, scanner6, wait_until};
@@ -15,7 +16,6 @@ use rustix::process::Signal;
 
 /// nobody, of whom nothing here is but what is given to him.
 const USER: u32 = 65_534;
-const BLOCK: &str = "BLOCK_TCP=\"1\"\nBLOCK_UDP=\"1\"\nKILL_NFT=\"drop\"\n";
 
 /// `program` as the unit starts it, where everybody may read it.
 fn as_nobody(home: &Home, net: &Net, program: &Path, words: &[&str]) -> Command {
@@ -49,12 +49,7 @@ fn works_in_the_cage(tag: &str, program: &Path) {
     assert_eq!([&found["CapEff"], &found["CapBnd"]], ["0000000000001000"; 2], "CAP_NET_ADMIN alone");
     assert_eq!([&found["Seccomp"], &found["NoNewPrivs"]], ["2", "1"]);
 
-    let blocked = |source: &str| {
-        ["blocked4", "blocked6"].iter().any(|set| {
-            let output = net.output("host", "nft", &["list", "set", "inet", "harden_portsentry_blocks", set]);
-            String::from_utf8_lossy(&output.stdout).contains(source)
-        })
-    };
+    let blocked = |source: &str| blocked(&net).contains(source);
     let seen_and_blocked = |number: usize| {
         net.scan(&scanner(number), "1-20");
         wait_until("the history", || !daemon.history().ports(&scanner(number), "TCP").is_empty());

@@ -29,7 +29,7 @@ pub fn step(context: &Context, draft: &mut Draft) -> Result<Step> {
         );
     }
     let Some(generation) = context.generation else { return Ok(step) };
-    let built_in = built_in(context, generation);
+    let built_in = built_in(context);
     hosts_deny(built_in, draft, &mut step)?;
     let (kill_route, kill_hosts_deny) = kill_commands(context, generation);
     edit_conf(generation, draft, &mut step, "block what scans", |conf| {
@@ -88,9 +88,9 @@ pub fn step(context: &Context, draft: &mut Draft) -> Result<Step> {
 const INSERTS: &str = " -w -I INPUT -s $TARGET$ -j ";
 
 /// What the embedded portsentry answers by itself, where it is to: CHAOS is iptables' alone.
-pub fn built_in(context: &Context, generation: Generation) -> Option<Answer> {
+pub fn built_in(context: &Context) -> Option<Answer> {
     match context.chosen.response {
-        _ if generation != Generation::Embedded => None,
+        _ if context.generation != Some(Generation::Embedded) => None,
         Response::Chaos => None,
         Response::Reject => Some(Answer::Reject),
         Response::Drop | Response::Auto => Some(Answer::Drop),

@@ -10,6 +10,7 @@ use crate::blocks::TABLE;
 use crate::daemon::responder;
 use crate::host::{EMBEDDED_UNIT, EMBEDDED_USER, Generation, Host, SYSUSERS};
 use crate::plan::{Content, Draft, FileKind, Step};
+use crate::settings::POLICY;
 use crate::syntax::address_list::AddressList;
 
 use super::{Context, OURS, in_file, remove_ours, variables};
@@ -31,9 +32,6 @@ const RESPONDER_SOCKET: &str = "/etc/systemd/system/harden-portsentry-responder.
 const RESPONDER: &str = "/etc/systemd/system/harden-portsentry-responder@.service";
 /// nftables.service begins by flushing every table, and the one that picks the packets with them.
 const DROP_IN: &str = "/etc/systemd/system/nftables.service.d/harden-portsentry-table.conf";
-
-/// Its terms of blocks.
-const POLICY: &str = "/etc/harden-portsentry/policy.toml";
 
 const LOGROTATE: &str = "/etc/logrotate.d/harden-portsentry";
 

@@ -70,7 +70,7 @@ pub fn step(context: &Context, draft: &mut Draft) -> Result<Step> {
         step.file(draft.put(Path::new(path), text.as_bytes(), 0o644, FileKind::Whole, why)?);
         Ok(())
     };
-    let built_in = built_in(context, generation).is_some();
+    let built_in = built_in(context).is_some();
     if built_in {
         let text = filled(&EmbeddedAction { program: variables::place(context) })?;
         put(ACTION, &text, "a ban asks for a block, so that one list says who is blocked")?;
@@ -144,7 +144,7 @@ fn jail(context: &Context, draft: &Draft, history: &str) -> Result<String> {
         findtime,
         bantime: &bantime,
         ignoreip: &safe.join(" "),
-        built_in: context.generation.is_some_and(|generation| built_in(context, generation).is_some()),
+        built_in: built_in(context).is_some(),
         blocktype: context.chosen.target(false),
         blocktype6: context.chosen.target(true),
     })

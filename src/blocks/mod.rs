@@ -87,7 +87,6 @@ impl Blocks {
         state.restore(&found.records, now);
         let mut blocks = Blocks { state, table: Table::open(answer)?, guard, offset: now.offset(), _lock: lock };
         let adopted = blocks.make_the_kernel_follow(&found.records, now)?;
-        blocks.table.keep();
         let mut told = found.complaints;
         let is_behind = !told.is_empty();
         let denied = Denied::new(&directory.join("denied"), blocks.state.live(now.boot).map(|(address, _)| address));
@@ -102,6 +101,11 @@ impl Blocks {
             told.push(format!("{error:#}"));
         }
         Ok((blocks, book, told))
+    }
+
+    /// Keeps the kernel's table as it is, to have it back at once if somebody takes it away; for whoever stays.
+    pub fn keep_table(&mut self) {
+        self.table.keep();
     }
 
     /// The kernel's sets as the ledger has them; whom the kernel blocks and the ledger does not know is blocked in both
@@ -155,6 +159,11 @@ impl Blocks {
             anyhow::bail!("{why}");
         }
         let outcome = self.state.catch(address, evidence, why, now);
+        self.in_kernel_too(address, outcome, now)
+    }
+
+    /// Has the kernel do what was decided, or takes it back where it refuses.
+    fn in_kernel_too(&mut self, address: IpAddr, outcome: Outcome, now: Now) -> Result<Outcome> {
         if let Outcome::Block(length, _) = &outcome
             && let Err(error) = self.table.block(&[(address, *length)])
         {
@@ -211,12 +220,9 @@ impl Blocks {
             Wanted::Seconds(seconds) => Some(Some(Duration::from_secs(seconds))),
             Wanted::Ever => Some(None),
         };
-        Ok(match self.state.ask(address, length, by, &cleaned(why), now) {
-            Outcome::Block(length, record) => {
-                if let Err(error) = self.table.block(&[(address, length)]) {
-                    self.state.free(address, "", now);
-                    return Err(error);
-                }
+        let outcome = self.state.ask(address, length, by, &cleaned(why), now);
+        Ok(match self.in_kernel_too(address, outcome, now)? {
+            Outcome::Block(_, record) => {
                 let What::Blocked { until, .. } = record.what else { anyhow::bail!("it was freed") };
                 (control::Answer::Blocked { until, already: false }, vec![record])
             }

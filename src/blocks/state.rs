@@ -160,8 +160,8 @@ impl State {
         }
     }
 
-    /// Somebody, or fail2ban, wants `address` blocked for `length`, or, with `None`, for the term that it has earned. Without a length
-    /// one that is blocked stays as it is: the wish is an echo of what blocked it.
+    /// Somebody, or fail2ban, wants `address` blocked for `length`, or, with `None`, for the term that it has earned.
+    /// Without a length one that is blocked stays as it is: the wish is an echo of what blocked it.
     pub fn ask(&mut self, address: IpAddr, length: Option<Length>, by: By, why: &str, now: Now) -> Outcome {
         let known = self.entries.get(&address);
         let live = known.filter(|entry| entry.is_live(now.boot));
@@ -244,6 +244,7 @@ impl State {
         self.entries.keys().map(|&address| self.record(address, now)).collect()
     }
 
+    /// Of an address that is in it.
     fn record(&self, address: IpAddr, now: Now) -> Record {
         let entry = &self.entries[&address];
         let what = What::Blocked { until: entry.until.map(|until| now.calendar_at(until)), times: entry.times };

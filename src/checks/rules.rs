@@ -39,7 +39,7 @@ fn block_works(context: &Context) -> Vec<Check> {
             "whether a block works: trying one needs CAP_SYS_ADMIN and CAP_NET_ADMIN, which are not given here",
         )];
     }
-    if let Some(answer) = context.generation.and_then(|generation| built_in(context, generation)) {
+    if let Some(answer) = built_in(context) {
         return vec![built_in_works(context, answer)];
     }
     let families: &[bool] =
@@ -156,7 +156,7 @@ fn blocked_in_kernel(context: &Context, rules: &[RuleList; 2]) -> Result<Option<
     let Some(generation) = context.generation.filter(runs) else {
         return Ok(None);
     };
-    if built_in(context, generation).is_some() {
+    if built_in(context).is_some() {
         return ledger_in_kernel().map(Some);
     }
     let blocked = blocked_hosts(context, generation)?;

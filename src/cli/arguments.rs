@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use anyhow::{Result, bail};
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
-use crate::settings::{BanTime, Engine, Flags, Response};
+use crate::settings::{BanTime, Engine, Flags, POLICY, Response};
 
 const STATUSES: &str = "\
 Exit status:
@@ -257,7 +257,7 @@ impl Common {
         Flags {
             named: named.into_iter().filter_map(|(flag, path)| Some((flag, path.clone()?))).collect(),
             config_env: self.config_env.clone().unwrap_or_else(|| within("/root/config.env")),
-            policy: self.policy.clone().unwrap_or_else(|| within("/etc/harden-portsentry/policy.toml")),
+            policy: self.policy.clone().unwrap_or_else(|| within(POLICY)),
             lan_if: self.lan_if.clone(),
             lan_ip: self.lan_ip.clone(),
             lan_nm: self.lan_nm.clone(),

@@ -12,7 +12,7 @@ use crate::blocks::control::{self, Answer, Listed, Request, Wanted};
 use crate::blocks::{self, Blocks, Busy, By, Guard, IgnoreList, Now};
 use crate::daemon::{Config, Mode};
 use crate::host::{Generation, Host};
-use crate::settings::{Policy, Response};
+use crate::settings::{POLICY, Policy, Response};
 use crate::syntax::Dialect;
 
 use super::arguments::{Asker, BlockOptions, Common, Format, UnblockOptions};
@@ -154,9 +154,6 @@ fn open() -> Result<(Blocks, blocks::Book, Vec<String>)> {
     let guard = Guard::read(&policy, ignored, ignore_file.unwrap_or(Path::new("")));
     Blocks::open(policy.block, answer, guard)
 }
-
-/// The daemon reads no other one.
-const POLICY: &str = "/etc/harden-portsentry/policy.toml";
 
 fn say(common: &Common, answer: &Answer, text: &str) {
     if common.format == Format::Json {

@@ -25,10 +25,8 @@ use super::respond::{Entrance, Job};
 use crate::blocks::control::{self, Request};
 use crate::blocks::{Answer, Blocks, Book, Busy, Evidence, Guard, IgnoreList, Length, Now, Outcome};
 use crate::kernel::Gone;
-use crate::settings::Policy;
+use crate::settings::{POLICY, Policy};
 
-/// Where the terms are.
-const POLICY: &str = "/etc/harden-portsentry/policy.toml";
 /// Whoever blocks by hand, or at boot, is done by then.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Questions that may wait.
@@ -81,7 +79,10 @@ impl Opened {
         loop {
             let guard = Guard::read(&policy, ignored.clone(), config.ignore_file.as_deref().unwrap_or(Path::new("")));
             match Blocks::open(policy.block, answer, guard) {
-                Ok((blocks, book, told)) => return Ok(Some(Opened(blocks, book, told))),
+                Ok((mut blocks, book, told)) => {
+                    blocks.keep_table();
+                    return Ok(Some(Opened(blocks, book, told)));
+                }
                 Err(error) if error.is::<Busy>() && start.elapsed() < PATIENCE => {
                     std::thread::sleep(Duration::from_millis(20));
                 }

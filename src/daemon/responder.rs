@@ -1,7 +1,8 @@
-//! The responder: a process of its own for what needs more than watching does, commands of the configuration, names
-//! from DNS, and the low ports of connect mode. It is told an address, a port and a mode, takes the commands from the configuration itself, and nothing comes
-//! back from it but how a command ended, a cleaned name, or a socket that listens on a port of the configuration; so whoever took over the watcher could have it do no more than
-//! what the configuration says.
+//! The responder: a process of its own for what needs more than watching does, commands of the configuration, names from
+//! DNS, and the low ports of connect mode. It is told an address, a port and a mode, takes the commands from the
+//! configuration itself, and nothing comes back from it but how a command ended, a cleaned name, or a socket that listens
+//! on a port of the configuration; so whoever took over the watcher could have it do no more than what the configuration
+//! says.
 //!
 //! systemd starts one for each connection to [`SOCKET`], with the connection as its standard input. One line of JSON is a
 //! question, one an answer.

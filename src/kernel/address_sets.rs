@@ -16,7 +16,7 @@ use netlink_sys::Socket;
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, recv};
 
-use super::nftables::{append, begin, end, inet, messages, open, transact};
+use super::nftables::{NFTABLES, append, begin, end, inet, messages, open, transact};
 
 /// Elements of one message: an attribute's length is counted in 16 bits.
 const AT_ONCE: usize = 500;
@@ -166,18 +166,15 @@ impl AddressSets {
         loop {
             let (length, _) = recv(self.socket.as_fd(), &mut self.buffer[..], RecvFlags::empty())?;
             for message in messages(&self.buffer[..length.min(self.buffer.len())]) {
-                const ERROR: u16 = 2;
-                const DONE: u16 = 3;
-                /// nfnetlink's number of nftables and the message's own.
-                const NEW_ELEMENTS: u16 = 10 << 8 | 12;
-                let code = message.body.first_chunk().map_or(0, |code| i32::from_ne_bytes(*code));
-                match message.kind {
-                    // A dump that was cut off says why in its last message.
-                    ERROR | DONE if code < 0 => return Err(Error::from_raw_os_error(-code)),
-                    ERROR | DONE => return Ok(()),
+                /// NFT_MSG_NEWSETELEM.
+                const NEW_ELEMENTS: u16 = NFTABLES << 8 | 12;
+                match message.verdict() {
+                    Some(verdict) => return verdict,
                     // Behind the four bytes of struct nfgenmsg.
-                    NEW_ELEMENTS => read_elements(message.body.get(4..).unwrap_or_default(), found),
-                    _ => {}
+                    None if message.kind == NEW_ELEMENTS => {
+                        read_elements(message.body.get(4..).unwrap_or_default(), found);
+                    }
+                    None => {}
                 }
             }
         }

@@ -16,7 +16,7 @@ use rustix::io::Errno;
 use rustix::net::{RecvFlags, recv};
 
 /// nfnetlink's number of nftables.
-const NFTABLES: u16 = 10;
+pub const NFTABLES: u16 = 10;
 /// The group that is told of changes to it (linux/netfilter/nfnetlink.h).
 const CHANGES: u32 = 7;
 
@@ -184,6 +184,21 @@ pub struct Message<'a> {
     pub body: &'a [u8],
 }
 
+impl Message<'_> {
+    /// How what was asked for ended, if this message says so (NLMSG_ERROR, NLMSG_DONE): a dump that was cut off says why in
+    /// its last one.
+    pub fn verdict(&self) -> Option<std::io::Result<()>> {
+        const ERROR: u16 = 2;
+        const DONE: u16 = 3;
+        let code = self.body.first_chunk().map_or(0, |code| i32::from_ne_bytes(*code));
+        match self.kind {
+            ERROR | DONE if code < 0 => Some(Err(std::io::Error::from_raw_os_error(-code))),
+            ERROR | DONE => Some(Ok(())),
+            _ => None,
+        }
+    }
+}
+
 /// The messages of a datagram; what is cut off is left out.
 pub fn messages(datagram: &[u8]) -> impl Iterator<Item = Message<'_>> {
     let mut rest = datagram;
@@ -203,7 +218,6 @@ pub fn messages(datagram: &[u8]) -> impl Iterator<Item = Message<'_>> {
 /// # Errors
 /// The kernel's first refusal; then nothing was done.
 pub fn transact(socket: &Socket, batch: &[u8], buffer: &mut [u8]) -> std::io::Result<()> {
-    const ERROR: u16 = 2;
     socket.send(batch, 0)?;
     let mut outcome = None;
     loop {
@@ -213,13 +227,9 @@ pub fn transact(socket: &Socket, batch: &[u8], buffer: &mut [u8]) -> std::io::Re
             Err(Errno::AGAIN) => break,
             Err(error) => return Err(error.into()),
         };
-        for message in messages(&buffer[..length]).filter(|message| message.kind == ERROR) {
-            match message.body.first_chunk().map_or(0, |code| i32::from_ne_bytes(*code)) {
-                0 => drop(outcome.get_or_insert(Ok(()))),
-                code if !matches!(outcome, Some(Err(_))) => {
-                    outcome = Some(Err(std::io::Error::from_raw_os_error(-code)));
-                }
-                _ => {}
+        for verdict in messages(&buffer[..length]).filter_map(|message| message.verdict()) {
+            if verdict.is_err() && !matches!(outcome, Some(Err(_))) || outcome.is_none() {
+                outcome = Some(verdict);
             }
         }
     }

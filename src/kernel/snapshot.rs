@@ -8,39 +8,35 @@ use std::io::{Error, Result};
 use std::os::fd::AsFd;
 use std::time::Duration;
 
-use netlink_packet_core::NlasIterator;
+use netlink_packet_core::{
+    NLA_F_NESTED, NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REQUEST, NlasIterator,
+};
 use netlink_sys::Socket;
 use rustix::net::{RecvFlags, recv};
 
-use super::nftables::{Message, begin, end, messages, open, transact, with_socket};
+use super::nftables::{NFTABLES, begin, end, messages, open, transact, with_socket};
 
-/// nfnetlink's number of nftables, and NFPROTO_INET.
-const NFTABLES: u16 = 10;
+/// NFPROTO_INET.
 const INET: u8 = 1;
-/// Flags of linux/netlink.h.
-const REQUEST: u16 = 1;
-const ACK: u16 = 4;
-const DUMP: u16 = 0x300;
-const EXCL: u16 = 0x200;
-const CREATE: u16 = 0x400;
-const APPEND: u16 = 0x800;
+/// NLM_F_DUMP_INTR: what is dumped changed meanwhile.
 const INTERRUPTED: u16 = 0x10;
 
-/// A kind of thing in a table: the messages that make and get one, where its table's name stands, and the attributes that
-/// are given when it is made.
+/// A kind of thing in a table: the messages that make and get one, and the attributes that are given when it is made, the
+/// table's name first.
 struct Kind {
     new: u8,
     get: u8,
-    table: u16,
     kept: &'static [u16],
 }
 
-const TABLE: Kind = Kind { new: 0, get: 1, table: 1, kept: &[1, 2, 6] };
-const CHAIN: Kind = Kind { new: 3, get: 4, table: 1, kept: &[1, 3, 4, 5, 7, 12] };
-const RULE: Kind = Kind { new: 6, get: 7, table: 1, kept: &[1, 2, 4, 7] };
-const SET: Kind = Kind { new: 9, get: 10, table: 1, kept: &[1, 2, 3, 4, 5, 6, 7, 8, 9, 11, 12, 13, 15, 17, 18] };
-const ELEMENTS: Kind = Kind { new: 12, get: 13, table: 1, kept: &[1, 2, 3] };
-const OBJECT: Kind = Kind { new: 18, get: 19, table: 1, kept: &[1, 2, 3, 4, 8] };
+const TABLE: Kind = Kind { new: 0, get: 1, kept: &[1, 2, 6] };
+const CHAIN: Kind = Kind { new: 3, get: 4, kept: &[1, 3, 4, 5, 7, 12] };
+const RULE: Kind = Kind { new: 6, get: 7, kept: &[1, 2, 4, 7] };
+const SET: Kind = Kind { new: 9, get: 10, kept: &[1, 2, 3, 4, 5, 6, 7, 8, 9, 11, 12, 13, 15, 17, 18] };
+const ELEMENTS: Kind = Kind { new: 12, get: 13, kept: &[1, 2, 3] };
+const OBJECT: Kind = Kind { new: 18, get: 19, kept: &[1, 2, 3, 4, 8] };
+/// NFTA_*_TABLE, which is the first of each.
+const TABLE_NAME: u16 = 1;
 /// NFTA_SET_NAME and, of elements, NFTA_SET_ELEM_LIST_SET; NFTA_SET_FLAGS; NFTA_SET_ID.
 const NAME: u16 = 2;
 const SET_FLAGS: u16 = 3;
@@ -107,7 +103,7 @@ impl Taking<'_> {
         self.get(&TABLE, 0, &name, &mut whole, &mut |_| Some(Vec::new()))?;
         let mut number = 0_u32;
         let mut lasting: Vec<Vec<u8>> = Vec::new();
-        self.get(&SET, DUMP, &name, &mut whole, &mut |set| {
+        self.get(&SET, NLM_F_DUMP, &name, &mut whole, &mut |set| {
             number += 1;
             let value = |kind| find(set, kind).unwrap_or_default();
             let flags = value(SET_FLAGS).try_into().map_or(0, u32::from_be_bytes);
@@ -120,14 +116,14 @@ impl Taking<'_> {
         // Before the rules: a set without a name takes none once a rule uses it.
         for set in lasting {
             let of_set = [name.clone(), attribute(NAME, &set)].concat();
-            self.get(&ELEMENTS, DUMP, &of_set, &mut whole, &mut |_| Some(Vec::new()))?;
+            self.get(&ELEMENTS, NLM_F_DUMP, &of_set, &mut whole, &mut |_| Some(Vec::new()))?;
         }
-        self.get(&OBJECT, DUMP, &name, &mut whole, &mut |_| Some(Vec::new()))?;
+        self.get(&OBJECT, NLM_F_DUMP, &name, &mut whole, &mut |_| Some(Vec::new()))?;
         let own = terminated(self.table);
         for kind in [&CHAIN, &RULE] {
-            self.get(kind, DUMP, &name, &mut whole, &mut |found| {
+            self.get(kind, NLM_F_DUMP, &name, &mut whole, &mut |found| {
                 // The kernel lists the chains of all tables.
-                (find(found, kind.table).as_deref() == Some(&own[..])).then(Vec::new)
+                (find(found, TABLE_NAME).as_deref() == Some(&own[..])).then(Vec::new)
             })?;
         }
         Ok(whole)
@@ -143,31 +139,27 @@ impl Taking<'_> {
         more: &mut dyn FnMut(&[u8]) -> Option<Vec<u8>>,
     ) -> Result<()> {
         let mut question = Vec::new();
-        message(&mut question, kind.get, REQUEST | how, attributes);
+        message(&mut question, kind.get, NLM_F_REQUEST | how, attributes);
         self.socket.send(&question, 0)?;
         loop {
             let (length, _) = recv(self.socket.as_fd(), &mut self.buffer[..], RecvFlags::empty())?;
-            for Message { kind: found, flags, body } in messages(&self.buffer[..length.min(self.buffer.len())]) {
-                const ERROR: u16 = 2;
-                const DONE: u16 = 3;
-                *whole &= flags & INTERRUPTED == 0;
-                let code = body.first_chunk().map_or(0, |code| i32::from_ne_bytes(*code));
-                match found {
-                    ERROR | DONE if code < 0 => return Err(Error::from_raw_os_error(-code)),
-                    ERROR | DONE => return Ok(()),
-                    found if found == NFTABLES << 8 | u16::from(kind.new) => {
-                        let body = body.get(4..).unwrap_or_default();
-                        if let Some(more) = more(body) {
-                            let kept = [kept(body, kind.kept), more].concat();
-                            // A table that is there already is not added to.
-                            let excl = if how & DUMP == 0 { EXCL } else { APPEND };
-                            message(&mut self.out, kind.new, REQUEST | CREATE | excl | ACK, &kept);
-                        }
-                        if how & DUMP == 0 {
-                            return Ok(());
-                        }
-                    }
-                    _ => {}
+            for told in messages(&self.buffer[..length.min(self.buffer.len())]) {
+                *whole &= told.flags & INTERRUPTED == 0;
+                if let Some(verdict) = told.verdict() {
+                    return verdict;
+                }
+                if told.kind != NFTABLES << 8 | u16::from(kind.new) {
+                    continue;
+                }
+                let body = told.body.get(4..).unwrap_or_default();
+                if let Some(more) = more(body) {
+                    let kept = [kept(body, kind.kept), more].concat();
+                    // A table that is there already is not added to.
+                    let excl = if how & NLM_F_DUMP == 0 { NLM_F_EXCL } else { NLM_F_APPEND };
+                    message(&mut self.out, kind.new, NLM_F_REQUEST | NLM_F_CREATE | excl | NLM_F_ACK, &kept);
+                }
+                if how & NLM_F_DUMP == 0 {
+                    return Ok(());
                 }
             }
         }
@@ -176,12 +168,11 @@ impl Taking<'_> {
 
 /// The attributes of these kinds, as they are.
 fn kept(attributes: &[u8], kinds: &[u16]) -> Vec<u8> {
-    const NESTED: u16 = 0x8000;
     let mut out = Vec::new();
     let mut rest = attributes;
     while let Some(header) = rest.first_chunk::<4>() {
         let length = usize::from(u16::from_ne_bytes([header[0], header[1]])).max(4);
-        let kind = u16::from_ne_bytes([header[2], header[3]]) & !NESTED;
+        let kind = u16::from_ne_bytes([header[2], header[3]]) & !NLA_F_NESTED;
         let padded = length.next_multiple_of(4).min(rest.len());
         if kinds.contains(&kind) {
             out.extend_from_slice(&rest[..padded]);
@@ -197,17 +188,16 @@ fn find(attributes: &[u8], kind: u16) -> Option<Vec<u8>> {
 }
 
 fn add_ports(batch: &mut Vec<u8>, table: &str, set: &str, ports: &[u16], time: Duration) {
-    const NESTED: u16 = 0x8000;
     let milliseconds = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
     let element = |port: &u16| {
-        let key = attribute(1 | NESTED, &attribute(1, &port.to_be_bytes()));
-        attribute(1 | NESTED, &[key, attribute(4, &milliseconds.to_be_bytes())].concat())
+        let key = attribute(1 | NLA_F_NESTED, &attribute(1, &port.to_be_bytes()));
+        attribute(1 | NLA_F_NESTED, &[key, attribute(4, &milliseconds.to_be_bytes())].concat())
     };
     for ports in ports.chunks(500) {
         let elements: Vec<u8> = ports.iter().flat_map(element).collect();
         let attributes =
-            [attribute(1, &terminated(table)), attribute(2, &terminated(set)), attribute(3 | NESTED, &elements)];
-        message(batch, ELEMENTS.new, REQUEST | CREATE | ACK, &attributes.concat());
+            [attribute(1, &terminated(table)), attribute(2, &terminated(set)), attribute(3 | NLA_F_NESTED, &elements)];
+        message(batch, ELEMENTS.new, NLM_F_REQUEST | NLM_F_CREATE | NLM_F_ACK, &attributes.concat());
     }
 }
 

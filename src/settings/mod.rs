@@ -23,7 +23,7 @@ pub use config_env::write as write_config_env;
 pub use detect::{Proposal, offers, propose};
 pub use lan::Lan;
 pub use origin::{Origin, Sourced};
-pub use policy::{Policy, PolicyAnswers, SshClient, add_ssh_client, parse_network, write_policy};
+pub use policy::{POLICY, Policy, PolicyAnswers, SshClient, add_ssh_client, parse_network, write_policy};
 pub use terms::{Length, Terms};
 pub use writers::check_writers;
 

@@ -18,6 +18,9 @@ use super::origin::{Origin, Sourced};
 use super::terms::{RawTerms, Terms};
 use super::writers::check_writers;
 
+/// Where it is; the daemon, and whoever blocks, read no other one.
+pub const POLICY: &str = "/etc/harden-portsentry/policy.toml";
+
 /// An address that ran apply over ssh and was confirmed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SshClient {

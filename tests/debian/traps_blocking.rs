@@ -3,7 +3,9 @@
 use crate::article::DROP;
 use std::time::Instant;
 
-use crate::bed::{Bed, Bullseye, GATEWAY, HOST, OTHER_OUTSIDER, OUTSIDER, Suite, control, seconds, wait_for};
+use crate::bed::{
+    Bed, Bullseye, GATEWAY, HOST, OTHER_OUTSIDER, OUTSIDER, Suite, control, is_embedded, seconds, wait_for,
+};
 
 pub fn trap_01_the_article_is_not_idempotent(suite: Suite) {
     let bed = Bed::stock(suite).with_program();
@@ -187,7 +189,7 @@ pub fn trap_18_verify_sees_firewall_and_memory_drift_apart(suite: Suite) {
     wait_for(seconds(30), "fail2ban's ban", || bed.ok("fail2ban-client status portsentry").contains(OUTSIDER));
     bed.tool("verify").succeeds();
 
-    if suite.units() == ["harden-portsentry.service"] {
+    if is_embedded() {
         // It brings its blocks back by itself, unless it is held up; then verify sees it.
         bed.ok("systemctl kill --signal=STOP harden-portsentry; nft flush ruleset");
         bed.tool("verify").exits(2).says(OUTSIDER);
