@@ -76,43 +76,47 @@ impl Ledger {
         let bytes = own_files::read(path).with_context(|| format!("cannot read the ledger {}", path.display()))?;
         let mut found = read(&bytes, path);
         let mut ledger = Ledger { path: path.to_owned(), file: None, lines: 0, addresses: 0 };
-        if let Err(error) = ledger.file() {
+        if let Err(error) = ledger.open_for_more(&bytes, &found) {
             found.complaints.push(format!("{error:#}; what is to be written there waits until it can be"));
         }
         Ok((ledger, found))
     }
 
-    /// The file, opened for more: without half a line at its end, and with nothing but whole lines in it, one with damaged
-    /// lines being kept beside it as `….damaged`.
     fn file(&mut self) -> Result<&mut File> {
         if self.file.is_none() {
-            let doing = || format!("cannot open the ledger {}", self.path.display());
+            let doing = || format!("cannot read the ledger {}", self.path.display());
             let bytes = own_files::read(&self.path).with_context(doing)?;
-            let found = read(&bytes, &self.path);
-            if !found.complaints.is_empty() {
-                let kept = self.path.with_extension("damaged");
-                own_files::create(&kept, 0o640)
-                    .and_then(|mut file| file.write_all(&bytes))
-                    .with_context(|| format!("cannot keep a copy as {}", kept.display()))?;
-            }
-            let mut options = OpenOptions::new();
-            options.append(true).create(true).mode(0o640);
-            let mut file = own_files::open(&self.path, &mut options).with_context(doing)?;
-            if found.whole < bytes.len() {
-                file.set_len(found.whole as u64).with_context(doing)?;
-            }
-            if found.whole == 0 {
-                own_files::give_to_owner_of_directory(&self.path, &file);
-                file.write_all(HEADER.as_bytes()).with_context(doing)?;
-            }
-            (self.lines, self.addresses) = (found.lines, found.records.len());
-            if found.complaints.is_empty() {
-                self.file = Some(file);
-            } else {
-                self.write_anew(&found.records)?;
-            }
+            self.open_for_more(&bytes, &read(&bytes, &self.path))?;
         }
         self.file.as_mut().context("the ledger is not open")
+    }
+
+    /// Opens the file, of which `bytes` say what was `found`: without half a line at its end, and with nothing but whole
+    /// lines in it, one with damaged lines being kept beside it as `….damaged`.
+    fn open_for_more(&mut self, bytes: &[u8], found: &Read) -> Result<()> {
+        let doing = || format!("cannot open the ledger {}", self.path.display());
+        if !found.complaints.is_empty() {
+            let kept = self.path.with_extension("damaged");
+            own_files::create(&kept, 0o640)
+                .and_then(|mut file| file.write_all(bytes))
+                .with_context(|| format!("cannot keep a copy as {}", kept.display()))?;
+        }
+        let mut options = OpenOptions::new();
+        options.append(true).create(true).mode(0o640);
+        let mut file = own_files::open(&self.path, &mut options).with_context(doing)?;
+        if found.whole < bytes.len() {
+            file.set_len(found.whole as u64).with_context(doing)?;
+        }
+        if found.whole == 0 {
+            own_files::give_to_owner_of_directory(&self.path, &file);
+            file.write_all(HEADER.as_bytes()).with_context(doing)?;
+        }
+        (self.lines, self.addresses) = (found.lines, found.records.len());
+        if !found.complaints.is_empty() {
+            return self.write_anew(&found.records);
+        }
+        self.file = Some(file);
+        Ok(())
     }
 
     /// Appends `records`; they are on the disk when this returns.

@@ -81,11 +81,18 @@ impl Blocks {
         // Where it cannot be made, or written in, a host that scans is blocked all the same; the ledger complains.
         let _ = DirBuilder::new().recursive(true).mode(0o755).create(directory);
         let lock = lock(&directory.join("lock"))?;
-        let (ledger, found) = Ledger::open(&directory.join("ledger"))?;
+        let mut table = Table::open(answer)?;
+        // Both take their time: nft has to be started, and waits for the kernel.
+        let (begun, read) = std::thread::scope(|scope| {
+            let reading = scope.spawn(|| Ledger::open(&directory.join("ledger")));
+            (table.begin(&terms), reading.join())
+        });
+        let (ledger, found) = read.map_err(|_| anyhow::anyhow!("the ledger cannot be read"))??;
+        begun?;
         let now = Now::read();
         let mut state = State::new(terms, now.boot);
         state.restore(&found.records, now);
-        let mut blocks = Blocks { state, table: Table::open(answer)?, guard, offset: now.offset(), _lock: lock };
+        let mut blocks = Blocks { state, table, guard, offset: now.offset(), _lock: lock };
         let adopted = blocks.make_the_kernel_follow(&found.records, now)?;
         let mut told = found.complaints;
         let is_behind = !told.is_empty();

@@ -93,6 +93,14 @@ impl Table {
         has_chain(TABLE, &version(terms, self.answer)?)
     }
 
+    /// Loads it without anybody in it, where it is not there.
+    ///
+    /// # Errors
+    /// As [`Table::load`].
+    pub fn begin(&mut self, terms: &Terms) -> Result<()> {
+        if Table::is_there()? { Ok(()) } else { self.load(terms, &[]) }
+    }
+
     /// Loads it with these addresses in it, in the place of one that is there, in one transaction.
     ///
     /// # Errors
