@@ -146,14 +146,123 @@ fn who_is_never_blocked() {
     }
     assert!(blocked(&net).is_empty(), "{:?}", blocked(&net));
     assert!(daemon.said().contains("Host 192.0.2.61 is not blocked: it is this host's resolver"), "{}", daemon.said());
-    // Whom the host begins to need is free again at once.
-    net.scan("192.0.2.64", "1-20");
-    wait_until("the scanner", || blocked(&net).contains("192.0.2.64"));
+    // Whom the host begins to need is free again at once, and whom somebody names with the next start.
+    for scanner in ["192.0.2.64", "192.0.2.65"] {
+        net.scan(scanner, "1-20");
+        wait_until("the scanner", || blocked(&net).contains(scanner));
+    }
     net.run("host", "ip", &["route", "replace", "default", "via", "192.0.2.64"]);
-    net.scan("192.0.2.65", "1-20");
     wait_until("the gateway is free", || blocked(&net) == set(["192.0.2.65"]));
     let (said, ok) = run(&net, &home, &["block", "192.0.2.64"]);
     assert!(!ok && said.contains("gateway"), "{said}");
+    home.write("/etc/harden-portsentry/policy.toml", "safe = [\"192.0.2.64/31\"]\n");
+    drop(daemon);
+    assert_eq!(blocked(&net), set(["192.0.2.65"]), "nothing frees it");
+    let daemon = Daemon::at_home(&net, &home, "1-1023", BLOCK);
+    assert_eq!(blocked(&net), set([]));
+    assert!(daemon.said().contains("192.0.2.65 is free again: it is safe"), "{}", daemon.said());
+}
+
+/// Routes with several next hops have several gateways.
+#[test]
+fn each_of_several_gateways_is_safe() {
+    let (net, home) = (Net::new("hops"), Home::new());
+    let hops = "route add default nexthop via 192.0.2.61 nexthop via 192.0.2.62";
+    net.run("host", "ip", &hops.split(' ').collect::<Vec<_>>());
+    for address in ["192.0.2.61", "192.0.2.62"] {
+        let (said, ok) = run(&net, &home, &["block", address]);
+        assert!(!ok && said.contains("gateway"), "{said}");
+    }
+}
+
+/// A host for which the configuration wants a command alone is not blocked by its second packet either.
+#[test]
+fn where_only_a_command_is_wanted_nobody_is_blocked() {
+    let (net, home) = (Net::new("command"), Home::new());
+    let conf = BLOCK.replace("BLOCK_UDP=\"1\"", "BLOCK_UDP=\"2\"") + "KILL_RUN_CMD=\"true $TARGET$\"\n";
+    let daemon = Daemon::at_home(&net, &home, "1-1023", &conf);
+    let source = scanner(0);
+    net.run("client", "nmap", &["-sU", "-Pn", "-n", "-S", &source, "-e", "lan", "-p", "1-20", neighbourhood::HOST]);
+    wait_until("the scan", || daemon.history().ports(&source, "UDP").len() >= 20);
+    // One that is to be blocked, and comes last.
+    net.scan(&scanner(1), "1-20");
+    wait_until("the other scanner", || blocked(&net).contains(&scanner(1)));
+    assert_eq!(blocked(&net), set([scanner(1).as_str()]));
+}
+
+/// A file of two that is wrong, and neither is taken.
+#[test]
+fn a_reload_takes_all_or_nothing() {
+    let (net, home) = (Net::new("reload"), Home::new());
+    let policy = |daemon: &Daemon, first: &str| {
+        let text = format!("[block]\nfirst = \"{first}\"\n");
+        fs::write(daemon.sees("/etc/harden-portsentry/policy.toml"), text).expect("a file");
+    };
+    home.write("/etc/harden-portsentry/policy.toml", "");
+    let daemon = Daemon::at_home(&net, &home, "1-1023", BLOCK);
+    let ports = || net.run("host", "nft", &["list", "set", "inet", "harden_portsentry", "tcp_ports"]);
+    let before = ports();
+    policy(&daemon, "soon");
+    daemon.configure(&format!("TCP_PORTS=\"1-99\"\n{BLOCK}"));
+    daemon.signal(rustix::process::Signal::HUP);
+    wait_until("what is wrong", || daemon.said().contains("the old one goes on"));
+    assert!(daemon.said().contains("policy.toml, line 2"), "{}", daemon.said());
+    assert_eq!(ports(), before);
+    policy(&daemon, "1h");
+    daemon.signal(rustix::process::Signal::HUP);
+    wait_until("the new ports", || ports().contains("1-99"));
+}
+
+/// With `reject`, too, a blocked host opens nothing on what is behind this host.
+#[test]
+fn what_is_behind_this_host() {
+    for (answer, tag) in [("drop", "behind-d"), ("reject", "behind-r")] {
+        let (net, home) = (Net::new(tag), Home::new());
+        let _daemon = Daemon::at_home(&net, &home, "1-1023", &BLOCK.replace("drop", answer));
+        std::thread::scope(|scope| {
+            let open =
+                net.inside(scope, "box", || std::net::TcpListener::bind((neighbourhood::BOX, 8080)).expect("a port"));
+            let _open = open.join().expect("it listens");
+            let knock = || {
+                net.output("client", "nc", &["-z", "-w", "2", "-s", &scanner(0), neighbourhood::BOX, "8080"])
+                    .status
+                    .success()
+            };
+            assert!(knock(), "{answer}: nobody is blocked");
+            let (said, ok) = run(&net, &home, &["block", &scanner(0)]);
+            assert!(ok, "{said}");
+            assert!(!knock(), "{answer}: it is blocked");
+        });
+    }
+}
+
+/// Protocols without ports, as tunnels are: what this host speaks with a blocked one goes on, what that one begins does not.
+#[test]
+fn a_tunnel_with_a_blocked_host_goes_on() {
+    let (net, home) = (Net::new("tunnel"), Home::new());
+    let _daemon = Daemon::at_home(&net, &home, "1-1023", BLOCK);
+    let (said, ok) = run(&net, &home, &["block", neighbourhood::CLIENT]);
+    assert!(ok, "{said}");
+    let heard = home.path("/run/heard");
+    let hearing = format!("IP4-RECV:253,bind={}", neighbourhood::HOST);
+    let mut listener = net.spawn("host", "socat", &["-u", &hearing, &format!("CREATE:{}", heard.display())]);
+    let send = |place: &str, to: &str| {
+        net.run(place, "sh", &["-c", &format!("echo from-{place} | socat -u - IP4-SENDTO:{to}:253")]);
+    };
+    let is_heard = || fs::read_to_string(&heard).is_ok_and(|text| text.contains("from-client"));
+    wait_until("a listener", || heard.exists());
+    for _ in 0..5 {
+        send("client", neighbourhood::HOST);
+    }
+    let dropped = || net.run("host", "nft", &["list", "set", "inet", TABLE, "spoken4"]);
+    assert!(!dropped().contains(neighbourhood::CLIENT) && !is_heard(), "{}", dropped());
+    send("host", neighbourhood::CLIENT);
+    wait_until("an answer", || {
+        send("client", neighbourhood::HOST);
+        is_heard()
+    });
+    listener.kill().expect("it runs");
+    listener.wait().expect("it ended");
 }
 
 /// A scanner that holds a connection to a service is one like any other.
@@ -294,6 +403,9 @@ fn a_scanner_does_not_hide_in_a_flood_of_forged_sources() {
     assert_eq!(sets.matches(&format!("size {IN_ALL}")).count(), 2, "{sets}");
     let memory = daemon.peak_memory_kib();
     assert!(memory < MEMORY_KIB, "{memory} KiB");
+    // Lines of those that were blocked, and of a quarter of a million others.
+    let lines = daemon.lines_of_history();
+    assert!(lines < 250_000 + 2 * IN_ALL, "{lines} lines for {} packets", sent.load(Ordering::Relaxed));
     println!("{count} of {} sources are blocked; the daemon's peak is {memory} KiB", sent.load(Ordering::Relaxed));
 }
 

@@ -5,14 +5,15 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::path::Path;
 
-use ipnet::IpNet;
+use anyhow::Result;
+use ipnet::{IpNet, Ipv4Net};
 
 use super::ignore::IgnoreList;
 use crate::host::{Host, Network};
 use crate::settings::Policy;
 
 /// Addresses that are safe, and why.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Guard {
     found: HashMap<IpAddr, String>,
     named: Vec<(IpNet, String)>,
@@ -22,8 +23,11 @@ pub struct Guard {
 
 impl Guard {
     /// Reads this host's addresses, gateways, resolvers and DHCP servers; `policy` and the ignore list name others.
-    pub fn read(policy: &Policy, ignored: IgnoreList, ignore_file: &Path) -> Guard {
-        let network = Host::new(Path::new("/")).map(|host| Network::read(&host)).unwrap_or_default();
+    ///
+    /// # Errors
+    /// The kernel does not tell the addresses and routes.
+    pub fn read(policy: &Policy, ignored: IgnoreList, ignore_file: &Path) -> Result<Guard> {
+        let network = Network::read(&Host::new(Path::new("/"))?)?;
         let mut found = HashMap::new();
         let mut add = |address: IpAddr, why: String| {
             found.entry(address.to_canonical()).or_insert(why);
@@ -43,12 +47,12 @@ impl Guard {
         let policies = policy.safe.iter().map(|one| (one.value, format!("it is safe ({})", one.origin)));
         let clients = policy.ssh_clients.iter();
         let clients = clients.map(|one| (one.address.into(), "it is an ssh client of apply (policy.toml)".to_owned()));
-        Guard {
+        Ok(Guard {
             found,
-            named: policies.chain(clients).collect(),
+            named: policies.chain(clients).map(|(network, why)| (plain(network), why)).collect(),
             ignored,
             ignore_file: ignore_file.display().to_string(),
-        }
+        })
     }
 
     /// Why `address` must not be blocked, if it must not.
@@ -71,6 +75,15 @@ impl Guard {
     }
 }
 
+/// An IPv4 network, also where it was written as `::ffff:198.51.100.0/120`.
+fn plain(network: IpNet) -> IpNet {
+    let mapped = match network {
+        IpNet::V6(v6) => v6.network().to_ipv4_mapped().zip(v6.prefix_len().checked_sub(96)),
+        IpNet::V4(_) => None,
+    };
+    mapped.and_then(|(address, length)| Some(Ipv4Net::new(address, length).ok()?.into())).unwrap_or(network)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -78,14 +91,15 @@ mod tests {
     #[test]
     fn this_host_and_whom_somebody_named_are_safe() {
         let policy = tempfile::NamedTempFile::new().unwrap();
-        std::fs::write(policy.path(), "safe = [\"198.51.100.0/24\"]\n").unwrap();
+        std::fs::write(policy.path(), "safe = [\"198.51.100.0/24\", \"::ffff:203.0.113.200\"]\n").unwrap();
         let policy = Policy::read(policy.path()).unwrap();
         let ignored = IgnoreList::of(vec!["192.0.2.0/24".parse().unwrap()]);
-        let guard = Guard::read(&policy, ignored, Path::new("/etc/ignore"));
+        let guard = Guard::read(&policy, ignored, Path::new("/etc/ignore")).unwrap();
         let objects = |address: &str| guard.objects(address.parse().unwrap()).unwrap_or_default();
         assert_eq!(objects("203.0.113.9"), "");
         assert_eq!(objects("192.0.2.7"), "it is in the ignore list /etc/ignore");
         assert!(objects("::ffff:198.51.100.7").ends_with("line 1): 198.51.100.0/24"), "{}", objects("198.51.100.7"));
+        assert!(objects("203.0.113.200").contains("it is safe"));
         for none in ["127.0.0.2", "::1", "0.0.0.0", "::", "224.0.0.1", "ff02::1", "255.255.255.255"] {
             assert_eq!(objects(none), "it is no host's address", "{none}");
         }

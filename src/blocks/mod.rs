@@ -26,6 +26,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
+use crate::host::Again;
 use crate::kernel::Gone;
 pub use clock::{Instant, Now};
 use control::{Listed, Request, Wanted};
@@ -71,6 +72,11 @@ pub struct Book {
 #[error("another process keeps the blocks")]
 pub struct Busy;
 
+/// Whoever it is must not be blocked, for this reason.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Safe(String);
+
 impl Blocks {
     /// Takes over: reads the ledger and makes the kernel block whom it says. Also returned: what is to be told.
     ///
@@ -94,7 +100,9 @@ impl Blocks {
         state.restore(&found.records, now);
         let mut blocks = Blocks { state, table, guard, offset: now.offset(), _lock: lock };
         let adopted = blocks.make_the_kernel_follow(&found.records, now)?;
+        let safe = blocks.free_the_safe(now)?;
         let mut told = found.complaints;
+        told.extend(safe.iter().map(|record| format!("{} is free again: {}", record.address, record.why)));
         let is_behind = !told.is_empty();
         let denied = Denied::new(&directory.join("denied"), blocks.state.live(now.boot).map(|(address, _)| address));
         link_to_denied(&directory.join("denied"));
@@ -102,7 +110,7 @@ impl Blocks {
         if !adopted.is_empty() {
             told.push(format!("the kernel blocked whom the ledger does not know, as it does now: {}", adopted.len()));
         }
-        if let Err(error) = book.write(&adopted, &[])
+        if let Err(error) = book.write(&[adopted, safe].concat(), &[])
             && !is_behind
         {
             told.push(format!("{error:#}"));
@@ -133,7 +141,7 @@ impl Blocks {
         let mut adopted = Vec::new();
         for (address, stay) in in_kernel {
             let was_freed = || known.iter().any(|record| record.address == address && record.what == What::Freed);
-            if self.state.get(address).is_some_and(|entry| entry.is_live(now.boot)) {
+            if self.is_blocked(address, now) {
                 continue;
             }
             if was_freed() || self.guard.objects(address).is_some() {
@@ -145,16 +153,28 @@ impl Blocks {
         Ok(adopted)
     }
 
-    /// Loads the kernel's table again if somebody took it away; whether that was so.
+    /// Mends the kernel's table if somebody took it away or took something out of it; whether that was so.
     ///
     /// # Errors
     /// The kernel refuses.
     pub fn restore(&mut self, gone: &Gone, now: Now) -> Result<bool> {
-        if !gone.has(TABLE)? {
+        if !gone.has(TABLE) {
             return Ok(false);
         }
         let elements = self.elements(now.boot);
-        self.table.load_again(self.state.terms(), &elements)
+        if self.table.load_again(self.state.terms(), &elements)? != Again::Whole {
+            return Ok(true);
+        }
+        // Somebody may have saved it long ago, and loaded it now: then its sets are those of that time.
+        let strangers: Vec<IpAddr> =
+            self.table.list()?.into_keys().filter(|&address| !self.is_blocked(address, now)).collect();
+        self.table.free(&strangers)?;
+        self.make_the_kernel_follow(&[], now)?;
+        Ok(false)
+    }
+
+    fn is_blocked(&self, address: IpAddr, now: Now) -> bool {
+        self.state.get(address).is_some_and(|entry| entry.is_live(now.boot))
     }
 
     /// A source that was caught. If it is to be blocked the kernel blocks it now, and the record is to be written down.
@@ -163,7 +183,7 @@ impl Blocks {
     /// It must not be blocked, or the kernel refuses.
     pub fn catch(&mut self, address: IpAddr, evidence: Evidence, why: &str, now: Now) -> Result<Outcome> {
         if let Some(why) = self.guard.objects(address) {
-            anyhow::bail!("{why}");
+            return Err(Safe(why).into());
         }
         let outcome = self.state.catch(address, evidence, why, now);
         self.in_kernel_too(address, outcome, now)
@@ -278,6 +298,10 @@ impl Blocks {
     /// The kernel refuses.
     pub fn watch_over(&mut self, guard: Guard, now: Now) -> Result<Vec<Record>> {
         self.guard = guard;
+        self.free_the_safe(now)
+    }
+
+    fn free_the_safe(&mut self, now: Now) -> Result<Vec<Record>> {
         let safe: Vec<(IpAddr, String)> = self
             .state
             .live(now.boot)

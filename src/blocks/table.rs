@@ -7,8 +7,8 @@ use anyhow::{Context, Result};
 use askama::Template;
 
 use super::terms::Terms;
-use crate::host::Invocation;
-use crate::kernel::{AddressSets, Snapshot, Stay, has_chain, has_table, is_full, is_there_already};
+use crate::host::{Again, Invocation, KeptTable, Text};
+use crate::kernel::{AddressSets, Stay, has_table, is_full};
 
 /// The inet table's name.
 pub const TABLE: &str = "harden_portsentry_blocks";
@@ -49,10 +49,9 @@ struct Ruleset<'a> {
 
 /// The table with its sets.
 pub struct Table {
+    table: KeptTable,
     sets: AddressSets,
     answer: Answer,
-    /// As it was loaded, to be loaded again at once.
-    loaded: Option<Snapshot>,
 }
 
 impl Table {
@@ -61,7 +60,8 @@ impl Table {
     /// # Errors
     /// There is no netlink.
     pub fn open(answer: Answer) -> Result<Table> {
-        Ok(Table { sets: AddressSets::open(TABLE, SETS)?, answer, loaded: None })
+        let table = KeptTable::new(TABLE, "the table of blocked hosts");
+        Ok(Table { table, sets: AddressSets::open(TABLE, SETS)?, answer })
     }
 
     /// Whether it is there.
@@ -85,12 +85,12 @@ impl Table {
         Ok(())
     }
 
-    /// Whether it is there, and is what would be loaded for these terms.
+    /// Whether it is there, and is what would be loaded for these terms, rule for rule.
     ///
     /// # Errors
     /// The kernel refuses to tell.
     pub fn is_current(&self, terms: &Terms) -> Result<bool> {
-        has_chain(TABLE, &version(terms, self.answer)?)
+        self.table.is(&filled(terms, self.answer, &[])?)
     }
 
     /// Loads it without anybody in it, where it is not there.
@@ -109,31 +109,31 @@ impl Table {
         // nft takes a millisecond for a hundred addresses, so it gets them only where others would be free meanwhile.
         let is_there = Table::is_there()?;
         let (in_text, after) = if is_there { (addresses, &[][..]) } else { (&[][..], addresses) };
-        Invocation::new("nft", &["-f", "-"])
-            .input(ruleset(terms, self.answer, in_text)?)
-            .demand()
-            .context("cannot load the table of blocked hosts")?;
+        self.table.load(filled(terms, self.answer, in_text)?)?;
         self.block(after)
     }
 
     /// Keeps what is loaded, to load it again.
     pub fn keep(&mut self) {
-        self.loaded = Snapshot::take(TABLE).ok();
+        self.table.keep();
     }
 
-    /// Loads it again, which somebody took away, with these addresses in it; whether it had to be.
+    /// Loads it again, which somebody took away or took something out of, with these addresses in it. What the sets of one
+    /// that is there hold is to be looked at then: it may have been loaded by somebody else.
     ///
     /// # Errors
     /// As [`Table::load`].
-    pub fn load_again(&mut self, terms: &Terms, addresses: &[(IpAddr, Stay)]) -> Result<bool> {
-        match self.loaded.as_ref().map(|loaded| loaded.load(TABLE, &[])) {
-            Some(Ok(())) => self.block(addresses)?,
-            // It went, and came back: by a load of ours.
-            Some(Err(error)) if is_there_already(&error) => return Ok(false),
-            // By nft, which takes longer.
-            _ => self.load(terms, addresses)?,
+    pub fn load_again(&mut self, terms: &Terms, addresses: &[(IpAddr, Stay)]) -> Result<Again> {
+        let again = self.table.load_again(&[])?;
+        match again {
+            Again::Loaded => self.block(addresses)?,
+            Again::Whole => {}
+            Again::Missing => {
+                self.load(terms, addresses)?;
+                self.keep();
+            }
         }
-        Ok(true)
+        Ok(again)
     }
 
     /// What a blocked host meets from the next load on.
@@ -174,16 +174,10 @@ impl Table {
 /// # Errors
 /// The template cannot be filled.
 pub fn ruleset(terms: &Terms, answer: Answer, addresses: &[(IpAddr, Stay)]) -> Result<String> {
-    filled(terms, answer, &version(terms, answer)?, addresses)
+    Ok(filled(terms, answer, addresses)?.text)
 }
 
-/// A name for the text without addresses: another text has another one.
-fn version(terms: &Terms, answer: Answer) -> Result<String> {
-    let text = filled(terms, answer, "", &[])?;
-    Ok(format!("version_{:08x}", crc32fast::hash(text.as_bytes())))
-}
-
-fn filled(terms: &Terms, answer: Answer, version: &str, addresses: &[(IpAddr, Stay)]) -> Result<String> {
+fn filled(terms: &Terms, answer: Answer, addresses: &[(IpAddr, Stay)]) -> Result<Text> {
     let elements = |is_ipv6: bool| {
         let of_family = addresses.iter().filter(|(address, _)| address.is_ipv6() == is_ipv6);
         let texts = of_family.map(|(address, stay)| match stay {
@@ -192,15 +186,19 @@ fn filled(terms: &Terms, answer: Answer, version: &str, addresses: &[(IpAddr, St
         });
         texts.collect::<Vec<_>>().join(", ")
     };
-    Ruleset {
-        table: TABLE,
-        size: terms.in_all,
-        cut_established: terms.cut_established,
-        reject: answer == Answer::Reject,
-        version,
-        elements4: &elements(false),
-        elements6: &elements(true),
-    }
-    .render()
-    .context("cannot fill in the table of blocked hosts")
+    let (elements4, elements6) = (elements(false), elements(true));
+    Text::of(|version| {
+        // The version is the same whoever is in it.
+        let with = |elements| if version.is_empty() { "" } else { elements };
+        let ruleset = Ruleset {
+            table: TABLE,
+            size: terms.in_all,
+            cut_established: terms.cut_established,
+            reject: answer == Answer::Reject,
+            version,
+            elements4: with(&elements4),
+            elements6: with(&elements6),
+        };
+        ruleset.render().context("cannot fill in the table of blocked hosts")
+    })
 }

@@ -151,7 +151,7 @@ fn open() -> Result<(Blocks, blocks::Book, Vec<String>)> {
     let ignore_files = [Generation::Embedded.ignore_list(), Generation::OneProcess.ignore_list()];
     let ignore_file = ignore_files.map(Path::new).into_iter().find(|path| path.exists());
     let ignored = ignore_file.and_then(|path| IgnoreList::read(path, Dialect::V2).ok()).unwrap_or_default().0;
-    let guard = Guard::read(&policy, ignored, ignore_file.unwrap_or(Path::new("")));
+    let guard = Guard::read(&policy, ignored, ignore_file.unwrap_or(Path::new("")))?;
     Blocks::open(policy.block, answer, guard)
 }
 

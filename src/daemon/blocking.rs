@@ -1,10 +1,12 @@
 //! KILL_NFT: the response that is built in. The kernel's set first, all else afterwards and elsewhere.
 
 use std::collections::HashSet;
+use std::io::Write;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
+use std::sync::Mutex;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
@@ -16,14 +18,16 @@ use rustix::time::{
 };
 
 use super::config::Config;
-use super::decide::{Reaction, Rule, Scan};
+use super::decide::Scan;
 use super::keeper::{Entry, Keeper, Then};
+use super::lookout::{Lookout, Named};
 use super::metrics;
-use super::output::Output;
+use super::output::{Output, locked};
 use super::probe::Kind;
 use super::respond::{Entrance, Job};
+use super::telling::Alarm;
 use crate::blocks::control::{self, Request};
-use crate::blocks::{Answer, Blocks, Book, Busy, Evidence, Guard, IgnoreList, Length, Now, Outcome};
+use crate::blocks::{Answer, Blocks, Book, Busy, Evidence, Guard, IgnoreList, Length, Now, Outcome, Safe};
 use crate::kernel::Gone;
 use crate::settings::{POLICY, Policy};
 
@@ -31,9 +35,10 @@ use crate::settings::{POLICY, Policy};
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Questions that may wait.
 const QUESTIONS: usize = 64;
-/// How often it is looked who must not be blocked, where somebody was blocked, and whether those are in the kernel's sets
-/// who are heard though they are blocked.
-const LOOK: Duration = Duration::from_secs(1);
+/// How often it is looked who must not be blocked, where nothing tells that this may have changed: a resolver, say.
+const LOOK: Duration = Duration::from_secs(60);
+/// How often it is asked whether those are in the kernel's sets who are heard though they are blocked.
+const ASK: Duration = Duration::from_secs(1);
 
 /// What is said, apart from a scan's own lines.
 pub enum Handled {
@@ -42,7 +47,7 @@ pub enum Handled {
     /// Its source is blocked already.
     Already,
     /// It is not blocked, for this reason.
-    Not(Rule, String),
+    Not(Alarm, String),
 }
 
 /// Blocks, and keeps account of it.
@@ -52,16 +57,21 @@ pub struct Blocking {
     entrance: Entrance,
     output: Output,
     answer: Answer,
-    questions: Receiver<(UnixStream, Request)>,
+    questions: Receiver<Question>,
     bell: UnixStream,
     clock: OwnedFd,
+    lookout: Lookout,
     looked: Instant,
-    has_blocked: bool,
     /// Who is blocked and was heard all the same, since the kernel was asked about them last.
     heard: HashSet<IpAddr>,
     asked: Instant,
-    ignored: IgnoreList,
-    ignore_file: std::path::PathBuf,
+}
+
+/// What somebody wants, and, where that is a block, who must not be blocked as of now.
+struct Question {
+    stream: UnixStream,
+    request: Request,
+    guard: Option<Guard>,
 }
 
 /// Blocks and ledger, taken over before it is said that anybody watches.
@@ -75,10 +85,10 @@ impl Opened {
     pub fn of(config: &Config, ignored: &IgnoreList) -> Result<Option<Opened>> {
         let Some(answer) = config.kill_nft else { return Ok(None) };
         let policy = Policy::read(Path::new(POLICY))?;
+        let named = named(config, ignored.clone());
         let start = Instant::now();
         loop {
-            let guard = Guard::read(&policy, ignored.clone(), config.ignore_file.as_deref().unwrap_or(Path::new("")));
-            match Blocks::open(policy.block, answer, guard) {
+            match Blocks::open(policy.block, answer, named.guard()?) {
                 Ok((mut blocks, book, told)) => {
                     blocks.keep_table();
                     return Ok(Some(Opened(blocks, book, told)));
@@ -118,7 +128,9 @@ impl Blocking {
         bell.set_nonblocking(true).context("cannot make a pipe")?;
         ringing.set_nonblocking(true).context("cannot make a pipe")?;
         let (sender, questions) = sync_channel(QUESTIONS);
-        std::thread::spawn(move || listen(&listener, &sender, &ringing));
+        let lookout = Lookout::start(named(config, ignored), ringing.try_clone().context("cannot make a pipe")?)?;
+        let named = lookout.named();
+        std::thread::spawn(move || listen(&listener, &named, &sender, &ringing));
         Ok(Blocking {
             blocks,
             keeper: Keeper::start(book, entrance.clone(), output.clone()),
@@ -128,12 +140,10 @@ impl Blocking {
             questions,
             bell,
             clock: clock_that_is_set()?,
+            lookout,
             looked: Instant::now(),
-            has_blocked: false,
             heard: HashSet::new(),
             asked: Instant::now(),
-            ignored,
-            ignore_file: config.ignore_file.clone().unwrap_or_default(),
         })
     }
 
@@ -146,8 +156,8 @@ impl Blocking {
     pub fn due(&self) -> Option<Duration> {
         let left = self.blocks.next_end().map(|end| end.saturating_sub(Now::read().boot).max(0));
         let left = left.map(|left| Duration::from_millis(u64::try_from(left).unwrap_or(0)));
-        let look = self.has_blocked.then(|| LOOK.saturating_sub(self.looked.elapsed()));
-        let ask = (!self.heard.is_empty()).then(|| LOOK.saturating_sub(self.asked.elapsed()));
+        let look = (!self.blocks.is_empty()).then(|| LOOK.saturating_sub(self.looked.elapsed()));
+        let ask = (!self.heard.is_empty()).then(|| ASK.saturating_sub(self.asked.elapsed()));
         [left, look, ask].into_iter().flatten().min()
     }
 
@@ -156,7 +166,7 @@ impl Blocking {
         self.blocks.len()
     }
 
-    /// A scan whose source is to be blocked, or should be.
+    /// A scan whose source is to be blocked.
     pub fn react(&mut self, scan: Scan, at: Timestamp) -> Handled {
         let source = scan.probe.source;
         let evidence = match scan.probe.kind {
@@ -175,9 +185,8 @@ impl Blocking {
         });
         match outcome {
             Ok(Outcome::Block(length, record)) => {
-                self.has_blocked = true;
+                self.lookout.ask();
                 let said = vec![format!("attackalert: Host {source} has been blocked via nftables {}", span(length))];
-                let Reaction::Block(_) = scan.reaction else { return Handled::Already };
                 let then = Then::React(Box::new(Job { scan, at, blocked: Some(said) }));
                 if let Err(Entry { then: Then::React(job), .. }) =
                     self.keeper.keep(Entry { records: vec![record], over: Vec::new(), then })
@@ -188,13 +197,20 @@ impl Blocking {
                 Handled::HandedOver
             }
             Ok(Outcome::Already(_)) => {
-                // All at once and later: there may be thousands of packets that had come before the block.
                 self.heard.insert(source);
                 Handled::Already
             }
-            Ok(Outcome::Limited(limit)) => Handled::Not(Rule::Limited, limit.to_string()),
-            Err(error) => Handled::Not(Rule::Refused, format!("{error:#}")),
+            Ok(Outcome::Limited(limit)) => Handled::Not(Alarm::Limited, limit.to_string()),
+            Err(error) if error.is::<Safe>() => Handled::Not(Alarm::Safe, error.to_string()),
+            Err(error) => Handled::Not(Alarm::Refused, format!("{error:#}")),
         }
+    }
+
+    /// A source that is blocked, and is heard all the same. The kernel is asked about all of them at once and later: there may
+    /// be thousands of packets that had come before the block.
+    pub fn hear(&mut self, source: IpAddr) {
+        self.output.metrics().block(metrics::Outcome::Already);
+        self.heard.insert(source);
     }
 
     /// Answers whoever asked, frees whose time is over, and looks after the clock and who is safe. Returns who is free
@@ -205,7 +221,10 @@ impl Blocking {
         super::run::drain(&self.bell);
         // It fails, for the clock was set, and is heard again with the next time.
         let _ = rustix::io::read(&self.clock, &mut [0_u8; 8][..]);
-        while let Ok((stream, request)) = self.questions.try_recv() {
+        while let Ok(Question { stream, request, guard }) = self.questions.try_recv() {
+            if let Some(guard) = guard {
+                free.extend(self.take_guard(guard));
+            }
             let (answer, records) = self.blocks.serve(request, now);
             if let control::Answer::Freed(freed) = &answer {
                 free.extend(freed);
@@ -231,10 +250,19 @@ impl Blocking {
         if !over.is_empty() || !records.is_empty() {
             let _ = self.keeper.keep(Entry { records, over, then: Then::Nothing });
         }
-        if self.has_blocked && self.looked.elapsed() >= LOOK {
-            free.extend(self.look());
+        if !self.blocks.is_empty() && self.looked.elapsed() >= LOOK {
+            self.looked = Instant::now();
+            self.lookout.ask();
         }
-        if !self.heard.is_empty() && self.asked.elapsed() >= LOOK {
+        while let Some(found) = self.lookout.found() {
+            match found {
+                Ok(guard) => free.extend(self.take_guard(guard)),
+                Err(error) => self.output.say(&format!(
+                    "adminalert: ERROR: who must not be blocked cannot be found out, so it stays as it was: {error:#}"
+                )),
+            }
+        }
+        if !self.heard.is_empty() && self.asked.elapsed() >= ASK {
             let heard = std::mem::take(&mut self.heard);
             self.asked = Instant::now();
             if let Err(error) = self.blocks.block_again(&heard, now) {
@@ -244,11 +272,8 @@ impl Blocking {
         free
     }
 
-    /// Looks who must not be blocked; an address may just have become this host's gateway. Returns who is free now.
-    fn look(&mut self) -> Vec<IpAddr> {
-        (self.looked, self.has_blocked) = (Instant::now(), false);
-        let Ok(policy) = Policy::read(Path::new(POLICY)) else { return Vec::new() };
-        let guard = Guard::read(&policy, self.ignored.clone(), &self.ignore_file);
+    /// Frees whom this guard objects to; an address may just have become this host's gateway. Returns who is free now.
+    fn take_guard(&mut self, guard: Guard) -> Vec<IpAddr> {
         match self.blocks.watch_over(guard, Now::read()) {
             Ok(records) => {
                 let free: Vec<IpAddr> = records.iter().map(|record| record.address).collect();
@@ -267,20 +292,20 @@ impl Blocking {
         }
     }
 
-    /// Takes another configuration. Returns who is free now.
+    /// Takes another configuration. Who is safe by it is found out soon.
     ///
     /// # Errors
-    /// policy.toml cannot be read, or the kernel refuses.
-    pub fn configure(&mut self, config: &Config, ignored: IgnoreList) -> Result<Vec<IpAddr>> {
-        let policy = Policy::read(Path::new(POLICY))?;
-        self.answer = config.kill_nft.unwrap_or(self.answer);
-        self.blocks.configure(policy.block, self.answer, Now::read())?;
-        self.ignored = ignored;
-        self.ignore_file = config.ignore_file.clone().unwrap_or_default();
-        Ok(self.look())
+    /// The kernel refuses.
+    pub fn configure(&mut self, config: &Config, ignored: IgnoreList, policy: &Policy) -> Result<()> {
+        let answer = config.kill_nft.unwrap_or(self.answer);
+        self.blocks.configure(policy.block, answer, Now::read())?;
+        self.answer = answer;
+        *locked(&self.lookout.named()) = named(config, ignored);
+        self.lookout.ask();
+        Ok(())
     }
 
-    /// Loads the table again, with all blocks, if somebody took it away; whether that was so.
+    /// Mends the table, with all blocks, if somebody took it away or took something out of it; whether that was so.
     ///
     /// # Errors
     /// The kernel refuses.
@@ -293,6 +318,10 @@ impl Blocking {
         let _ = std::fs::remove_file(control::SOCKET);
         self.keeper.end();
     }
+}
+
+fn named(config: &Config, ignored: IgnoreList) -> Named {
+    Named { ignored, ignore_file: config.ignore_file.clone().unwrap_or_default() }
 }
 
 /// `for 10 minutes`, `for ever`.
@@ -317,24 +346,25 @@ fn clock_that_is_set() -> Result<OwnedFd> {
 }
 
 /// Reads one question after the other, and rings for each.
-fn listen(listener: &UnixListener, questions: &SyncSender<(UnixStream, Request)>, bell: &UnixStream) {
-    use std::io::Write;
+fn listen(listener: &UnixListener, named: &Mutex<Named>, questions: &SyncSender<Question>, mut bell: &UnixStream) {
     for stream in listener.incoming() {
         let Ok(stream) = stream else {
             std::thread::sleep(Duration::from_millis(100));
             continue;
         };
-        match control::question(&stream) {
-            Ok(request) => {
-                if questions.send((stream, request)).is_err() {
+        let asked = control::question(&stream).context("what is asked cannot be read").and_then(|request| {
+            let blocks = matches!(request, Request::Block { .. });
+            let guard = blocks.then(|| locked(named).clone().guard()).transpose()?;
+            Ok((request, guard))
+        });
+        match asked {
+            Ok((request, guard)) => {
+                if questions.send(Question { stream, request, guard }).is_err() {
                     return;
                 }
-                let mut bell = bell;
                 let _ = bell.write(b".");
             }
-            Err(error) => {
-                control::answer(&stream, &control::Answer::Refused(format!("what is asked cannot be read: {error}")));
-            }
+            Err(error) => control::answer(&stream, &control::Answer::Refused(format!("{error:#}"))),
         }
     }
 }

@@ -236,6 +236,11 @@ impl Decider {
         }
     }
 
+    /// Whether there is room for a line about a source that has asked once, at `now` (seconds); one that is left out counts.
+    pub fn has_room_for_a_stranger(&mut self, now: u64) -> bool {
+        self.judge.has_room_for_a_stranger(now)
+    }
+
     /// A block of `address` failed or was taken back: the next probe tries again.
     pub fn forget_block(&mut self, address: IpAddr) {
         self.judge.blocked.remove(&address);
@@ -317,14 +322,10 @@ impl Judge {
         } else if !news || !source.may_have_a_line(now, &mut self.lines_left_out) {
             return;
         } else if source.hits == 1 {
-            self.strangers = STRANGERS.min(self.strangers + (now - self.strangers_since.min(now)) * STRANGERS_A_SECOND);
-            self.strangers_since = now;
-            if self.strangers == 0 {
+            if !self.has_room_for_a_stranger(now) {
                 source.more().untold = Some(scan);
-                self.lines_left_out += 1;
                 return;
             }
-            self.strangers -= 1;
         }
         if let Some(first) = source.more.as_mut().and_then(|more| more.untold.take()) {
             self.lines_left_out -= 1;
@@ -335,6 +336,15 @@ impl Judge {
 }
 
 impl Judge {
+    fn has_room_for_a_stranger(&mut self, now: u64) -> bool {
+        self.strangers = STRANGERS.min(self.strangers + (now - self.strangers_since.min(now)) * STRANGERS_A_SECOND);
+        self.strangers_since = now;
+        let has_room = self.strangers > 0;
+        self.strangers = self.strangers.saturating_sub(1);
+        self.lines_left_out += u64::from(!has_room);
+        has_room
+    }
+
     fn rule(&self, ports_enough: bool, triggered: bool) -> Rule {
         match (self.scan_ports > 1, self.trigger > 1) {
             _ if !ports_enough => Rule::BelowScanPorts,

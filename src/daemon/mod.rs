@@ -2,7 +2,7 @@
 //!
 //! The kernel picks the packets (`table`: those for ports without a socket, once or a few times a source, port and kind)
 //! and hands them up by NFLOG; `probe` reads them, `decide` decides, `lines` words it, `output` writes it, `respond` runs
-//! what the configuration says. `blocking` has the kernel block, and `keeper` writes down whom. `metrics` counts.
+//! what the configuration says. `blocking` has the kernel block, `keeper` writes down whom, and `lookout` looks who must not be. `metrics` counts.
 //! `invocation` and `config` take portsentry's own command lines and files.
 //!
 //! Who watches may do little (`cage`); what takes more is done by another process (`responder`), which systemd starts, or,
@@ -20,6 +20,7 @@ mod journal;
 mod keeper;
 mod lines;
 mod log;
+mod lookout;
 mod metrics;
 mod names;
 mod output;

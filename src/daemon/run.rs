@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::net::IpAddr;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -25,9 +26,10 @@ use super::respond::{Commands, Responder};
 use super::split::{Ways, split};
 use super::start::{blocked_hosts, blocked_path, ignore_list, only_one};
 use super::table::Table;
-use super::telling::Telling;
+use super::telling::{Alarm, Alarms, Telling};
 use crate::blocks::IgnoreList;
-use crate::kernel::{Nflog, QUEUE, Received, TableChanges};
+use crate::kernel::{Gone, Nflog, QUEUE, Received, TableChanges};
+use crate::settings::{POLICY, Policy};
 use crate::syntax::Dialect;
 
 /// NFLOG groups that are tried, first to last.
@@ -40,6 +42,8 @@ const GATHERED: u32 = 256;
 /// Datagrams that are read, and bytes that are told, before signals and the writer get their turn.
 const TURNS: u32 = 64;
 const PARCEL: usize = 128 << 10;
+/// How soon what could not be mended is tried again.
+const AGAIN: Duration = Duration::from_millis(50);
 /// How often it is told what the history does not show.
 const SUM_UP: Duration = Duration::from_secs(3_600);
 
@@ -86,7 +90,9 @@ struct Daemon {
     started: Instant,
     gathering: bool,
     counted: (Instant, u32),
-    warned: Option<Instant>,
+    alarms: Alarms,
+    /// What could not be mended yet.
+    gone: Option<Gone>,
     /// When it was last said to systemd that this lives, and how often that is to be said, if it is.
     alive: Option<(Instant, Duration)>,
     /// Probes were lost, and so many bytes have been read since.
@@ -186,7 +192,8 @@ fn watch(
         started: Instant::now(),
         gathering: false,
         counted: (Instant::now(), 0),
-        warned: None,
+        alarms: Alarms::default(),
+        gone: None,
         // Twice as often as it has to be.
         alive: sd_notify::watchdog_enabled().map(|limit| (Instant::now(), limit / 2)),
         lost: None,
@@ -292,6 +299,7 @@ impl Daemon {
         let often = if self.gathering { Duration::from_millis(500) } else { SUM_UP };
         let due = self.blocking.as_ref().and_then(Blocking::due);
         let limit = due.map_or(often, |due| due.min(often));
+        let limit = self.gone.as_ref().map_or(limit, |_| limit.min(AGAIN));
         let limit = self.alive.map_or(limit, |(last, often)| limit.min(often.saturating_sub(last.elapsed())));
         let limit = rustix::time::Timespec {
             tv_sec: i64::try_from(limit.as_secs()).unwrap_or(i64::MAX),
@@ -314,24 +322,37 @@ impl Daemon {
         let any = |fds: &[PollFd<'_>]| fds.iter().any(|fd| !fd.revents().is_empty());
         let is_due =
             due.is_some_and(|_| self.blocking.as_ref().and_then(Blocking::due).is_some_and(|due| due.is_zero()));
-        let changes = any(&waiting[2..blocking]);
+        let changes = self.gone.is_some() || any(&waiting[2..blocking]);
         Ok((any(&waiting[..1]), any(&waiting[1..2]), changes, is_due || any(&waiting[blocking..packets])))
     }
 
-    /// Loads the kernel's tables again if somebody took them away. The rules of KILL_ROUTE may have gone with them.
+    /// Mends the kernel's tables if somebody took them away, or something out of them. What cannot be mended, for it is taken
+    /// away again meanwhile, is tried again soon.
     fn mend(&mut self) -> Result<()> {
         let Some(changes) = &mut self.changes else { return Ok(()) };
-        let gone = changes.gone()?;
+        let mut gone = self.gone.take().unwrap_or_default();
+        changes.read(&mut gone)?;
+        if let Err(error) = self.mend_tables(&gone) {
+            self.gone = Some(gone);
+            if let Some(line) = self.alarms.line(Alarm::Table, &format!("{error:#}; it is tried again")) {
+                self.output.say(&line);
+            }
+        }
+        Ok(())
+    }
+
+    fn mend_tables(&mut self, gone: &Gone) -> Result<()> {
         if let Some(blocking) = &mut self.blocking
-            && blocking.restore(&gone)?
+            && blocking.restore(gone)?
         {
             self.output.metrics().restored(Restored::Blocks);
             self.output
                 .say("adminalert: somebody took away the table of blocked hosts; it is loaded again with all of them");
         }
         if let Source::Kernel { log, table } = &mut self.source
-            && table.restore(&gone, &self.invocation, &self.config, log.group())?
+            && table.restore(gone, &self.invocation, &self.config, log.group())?
         {
+            // The rules of KILL_ROUTE may have gone with it.
             self.decider.forget_blocks();
             self.output.metrics().restored(Restored::Packets);
             self.output.say("adminalert: somebody took away the table by which the kernel picks the packets, and all blocks perhaps; it is loaded again, and whoever probes is blocked again");
@@ -374,7 +395,8 @@ impl Daemon {
             responder: &self.responder,
             blocking: &mut self.blocking,
             not_blocked: Vec::new(),
-            warned: &mut self.warned,
+            alarms: &mut self.alarms,
+            strangers: Vec::new(),
             config: &self.config,
             lines: &self.lines,
             at: Timestamp::now(),
@@ -386,7 +408,7 @@ impl Daemon {
             Source::Sockets(listeners) => {
                 for probe in listeners.accept() {
                     self.decider.hit(probe, Seen::First, now, &mut |scan| telling.tell(scan));
-                    telling.forget(&mut self.decider);
+                    telling.forget(&mut self.decider, now);
                 }
             }
             Source::Kernel { log, table } => {
@@ -395,28 +417,31 @@ impl Daemon {
                     turns += 1;
                     match log.receive().context("cannot receive packets from the kernel")? {
                         Received::Nothing => {
-                            forget_what_was_lost(&mut self.lost, usize::MAX, table)?;
+                            forget_what_was_lost(&mut self.lost, usize::MAX, table, &mut telling);
                             break;
                         }
                         Received::Lost => {
                             self.lost = Some(0);
                             telling.turn.losses += 1;
-                            telling.warn("more probes came than could be read; what was lost is watched for anew");
+                            telling.warn(
+                                Alarm::Lost,
+                                "more probes came than could be read; what was lost is watched for anew",
+                            );
                         }
                         Received::Bytes(bytes) => {
-                            forget_what_was_lost(&mut self.lost, bytes, table)?;
+                            forget_what_was_lost(&mut self.lost, bytes, table, &mut telling);
                             telling.at = Timestamp::now();
                             for logged in log.packets(bytes) {
                                 self.counted.1 += 1;
                                 telling.turn.packets += 1;
                                 let seen = seen(logged.prefix);
                                 if seen == Seen::Unknown {
-                                    telling.warn("the kernel's table of sources is full; every packet of a new one is read until there is room");
+                                    telling.warn(Alarm::Sources, "the kernel's table of sources is full; every packet of a new one is read until there is room");
                                 }
                                 let Some(probe) = Probe::of(logged.packet) else { continue };
                                 telling.debug(&probe);
                                 self.decider.hit(probe, seen, now, &mut |scan| telling.tell(scan));
-                                telling.forget(&mut self.decider);
+                                telling.forget(&mut self.decider, now);
                             }
                         }
                     }
@@ -465,16 +490,20 @@ impl Daemon {
     fn read_anew(&mut self) -> Result<Vec<String>> {
         let config = Config::read(&self.invocation.config_file, self.invocation.mode)?;
         let (ignore, mut complaints) = ignore_list(&config, self.invocation.mode.dialect())?;
+        let policy = self.blocking.is_some().then(|| Policy::read(Path::new(POLICY))).transpose()?;
+        // All that can be read is read: now the kernel has its say, and either takes all of it or none.
         let dialect = self.invocation.mode.dialect();
         let watched = |config: &Config| (config.tcp_ports.clone(), config.udp_ports.clone(), config.hits(dialect));
-        if watched(&config) != watched(&self.config) {
-            match &mut self.source {
-                Source::Kernel { log, table } => table.change(&self.invocation, &config, log.group())?,
-                Source::Sockets(listeners) => {
-                    let (new, _) = Listeners::open_beside(listeners, &self.invocation, &config)?;
-                    *listeners = new;
-                }
-            }
+        let is_new = watched(&config) != watched(&self.config);
+        complaints.extend(self.watch_by(&config, is_new)?);
+        if let (Some(blocking), Some(policy)) = (&mut self.blocking, &policy)
+            && let Err(error) = blocking.configure(&config, ignore.clone(), policy)
+        {
+            let old = self.config.clone();
+            return match self.watch_by(&old, is_new) {
+                Ok(_) => Err(error),
+                Err(worse) => Err(error.context(format!("{worse:#}"))),
+            };
         }
         if config.resolve_host != self.config.resolve_host {
             complaints.push("RESOLVE_HOST changes with the next start".to_owned());
@@ -482,28 +511,46 @@ impl Daemon {
         if config.kill_nft.is_some() != self.config.kill_nft.is_some() {
             complaints.push("KILL_NFT changes with the next start".to_owned());
         }
-        if let Some(blocking) = &mut self.blocking {
-            let free = blocking.configure(&config, ignore.clone())?;
-            free.into_iter().for_each(|address| self.decider.forget_block(address));
-        }
         complaints.extend(config.warnings.clone());
         self.responder.configure(Commands::of(&config, self.invocation.mode.name()));
         self.decider.configure(&config, ignore);
         self.config = config;
         Ok(complaints)
     }
+
+    /// Watches the ports of `config` as it wants them, if that is new; what is to be told.
+    fn watch_by(&mut self, config: &Config, is_new: bool) -> Result<Vec<String>> {
+        match &mut self.source {
+            Source::Kernel { log, table } if is_new => {
+                table.change(&self.invocation, config, log.group())?;
+                Ok(Vec::new())
+            }
+            Source::Kernel { .. } => Ok(Vec::new()),
+            Source::Sockets(listeners) => {
+                let (new, told) = Listeners::open_beside(listeners, &self.invocation, config)?;
+                *listeners = new;
+                Ok(told.into_iter().filter(|line| line.contains("ERROR")).collect())
+            }
+        }
+    }
 }
 
 /// Once a socket was full, the kernel throws away whatever comes until it has been read empty, says so once, at the
 /// beginning, and marks all of it as handed up. So the marks go when `bytes` more show that it is, or was, empty.
-fn forget_what_was_lost(lost: &mut Option<usize>, bytes: usize, table: &Table) -> Result<()> {
-    let Some(read) = lost else { return Ok(()) };
+fn forget_what_was_lost(lost: &mut Option<usize>, bytes: usize, table: &Table, telling: &mut Telling<'_>) {
+    let Some(read) = lost else { return };
     *read = read.saturating_add(bytes);
-    if *read > QUEUE {
-        *lost = None;
-        table.forget()?;
+    if *read <= QUEUE {
+        return;
     }
-    Ok(())
+    match table.forget() {
+        Ok(()) => *lost = None,
+        // Somebody took the table away, perhaps; it is mended then.
+        Err(error) => {
+            *lost = Some(0);
+            telling.warn(Alarm::Table, &format!("{error:#}; it is tried again"));
+        }
+    }
 }
 
 /// What a rule's prefix says.

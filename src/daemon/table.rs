@@ -9,8 +9,8 @@ use askama::Template;
 use super::config::Config;
 use super::invocation::{Interfaces, Invocation, Mode};
 use super::ports::Ports;
-use crate::host::Invocation as Command;
-use crate::kernel::{Gone, SNAPLEN, Snapshot, counted_packets, empty_sets, is_there_already, listening_ports};
+use crate::host::{Again, Invocation as Command, KeptTable, Text};
+use crate::kernel::{Gone, SNAPLEN, counted_packets, empty_sets, listening_ports};
 
 /// How long a source, port and kind that was handed up is not handed up again.
 pub const WINDOW_SECONDS: u64 = 600;
@@ -34,8 +34,10 @@ const AGAIN: [&str; 4] = ["again_tcp4", "again_tcp6", "again_udp4", "again_udp6"
 #[template(path = "portsentry.nft", escape = "none", ext = "txt")]
 struct Ruleset<'a> {
     table: &'a str,
-    /// In place of one that is watching, whose sets go on.
-    again: bool,
+    /// What the rest of the text is, in one word.
+    version: &'a str,
+    /// In place of one that is watching, whose sets go on: the version of that.
+    again: Option<&'a str>,
     /// Emptied then: a probe that repeats is counted as the new SCAN_TRIGGER wants it.
     again_sets: &'a [&'a str],
     interfaces: &'a str,
@@ -54,11 +56,7 @@ struct Ruleset<'a> {
 }
 
 /// The table of one daemon.
-pub struct Table {
-    name: String,
-    /// As it was loaded, to be loaded again at once.
-    loaded: Option<Snapshot>,
-}
+pub struct Table(KeptTable);
 
 impl Table {
     /// What `mode`'s table is called: daemons of different modes can run side by side.
@@ -75,9 +73,16 @@ impl Table {
     /// nft is not installed, or the kernel refuses.
     pub fn load(invocation: &Invocation, config: &Config, group: u16) -> Result<Table> {
         let name = Table::name(invocation.mode);
-        load(ruleset(&name, invocation, config, group, false, &listening_ports())?)?;
-        let loaded = Snapshot::take(&name).ok();
-        Ok(Table { name, loaded })
+        let mut table = Table(KeptTable::new(&name, "the table by which the kernel picks the packets"));
+        table.load_with(invocation, config, group, None)?;
+        Ok(table)
+    }
+
+    fn load_with(&mut self, invocation: &Invocation, config: &Config, group: u16, again: Option<&str>) -> Result<()> {
+        let text = text(self.0.name(), invocation, config, group, again, &listening_ports())?;
+        self.0.load(text)?;
+        self.0.keep();
+        Ok(())
     }
 
     /// The same for another configuration, without forgetting what was handed up and which ports were used. A packet that
@@ -86,42 +91,39 @@ impl Table {
     /// # Errors
     /// As [`Table::load`]; the old rules go on.
     pub fn change(&mut self, invocation: &Invocation, config: &Config, group: u16) -> Result<()> {
-        load(ruleset(&self.name, invocation, config, group, true, &listening_ports())?)?;
-        self.loaded = Snapshot::take(&self.name).ok();
-        Ok(())
+        let before = self.0.version().map(str::to_owned);
+        self.load_with(invocation, config, group, before.as_deref())
     }
 
-    /// Loads it again if somebody took it away, as whoever flushes the whole ruleset does; whether that was so.
+    /// Loads it again if somebody took it away, as whoever flushes the whole ruleset does, or took something out of it;
+    /// whether that was so.
     ///
     /// # Errors
     /// As [`Table::load`].
-    pub fn restore(&self, gone: &Gone, invocation: &Invocation, config: &Config, group: u16) -> Result<bool> {
-        if !gone.has(&self.name)? {
+    pub fn restore(&mut self, gone: &Gone, invocation: &Invocation, config: &Config, group: u16) -> Result<bool> {
+        if !gone.has(self.0.name()) {
             return Ok(false);
         }
-        match self.load_again(config) {
-            Some(Ok(())) => Ok(true),
-            // It went, and came back: by a load of ours.
-            Some(Err(error)) if is_there_already(&error) => Ok(false),
-            // By nft, which takes longer.
-            _ => load(ruleset(&self.name, invocation, config, group, false, &listening_ports())?).map(|()| true),
+        match self.load_again(config)? {
+            Again::Loaded => Ok(true),
+            Again::Whole => Ok(false),
+            Again::Missing => self.load_with(invocation, config, group, None).map(|()| true),
         }
     }
 
-    /// Loads it as it was, with the ports on which somebody listens now; `None` if it is not known how it was.
-    fn load_again(&self, config: &Config) -> Option<Result<()>> {
-        let loaded = self.loaded.as_ref()?;
+    /// As it was, with the ports on which somebody listens now.
+    fn load_again(&self, config: &Config) -> Result<Again> {
         let (tcp, udp) = listening_ports();
         let used = |watched: &Ports, listening: &BTreeSet<u16>| -> Vec<u16> {
             watched.iter().filter(|port| listening.contains(port)).collect()
         };
         let (tcp, udp) = (used(&config.tcp_ports, &tcp), used(&config.udp_ports, &udp));
-        Some(loaded.load(&self.name, &[("used_tcp", &tcp, USED_TCP), ("used_udp", &udp, USED_UDP)]))
+        self.0.load_again(&[("used_tcp", &tcp, USED_TCP), ("used_udp", &udp, USED_UDP)])
     }
 
     /// How many packets were not handed up, for their like had been, since it was loaded; `None` where the kernel does not tell.
     pub fn repeats(&self) -> Option<u64> {
-        counted_packets(&self.name, REPEATS).ok()
+        counted_packets(self.0.name(), REPEATS).ok()
     }
 
     /// Forgets what was handed up, so that it is handed up again: some of it was lost on the way.
@@ -129,13 +131,13 @@ impl Table {
     /// # Errors
     /// The kernel refuses.
     pub fn forget(&self) -> Result<()> {
-        empty_sets(&self.name, &[SEEN, AGAIN].concat())
+        empty_sets(self.0.name(), &[SEEN, AGAIN].concat())
     }
 }
 
 impl Drop for Table {
     fn drop(&mut self) {
-        let _ = Command::new("nft", &["delete", "table", "inet", &self.name]).run();
+        let _ = Command::new("nft", &["delete", "table", "inet", self.0.name()]).run();
     }
 }
 
@@ -144,56 +146,53 @@ impl Drop for Table {
 /// # Errors
 /// The template cannot be filled.
 pub fn ruleset_for(mode: Mode, config: &Config) -> Result<String> {
-    ruleset(&Table::name(mode), &Invocation::new(mode), config, 0, false, &Listening::default())
-}
-
-fn load(text: String) -> Result<()> {
-    Command::new("nft", &["-f", "-"])
-        .input(text)
-        .demand()
-        .context("cannot load the table by which the kernel picks the packets")?;
-    Ok(())
+    Ok(text(&Table::name(mode), &Invocation::new(mode), config, 0, None, &Listening::default())?.text)
 }
 
 /// TCP's and UDP's.
 type Listening = (BTreeSet<u16>, BTreeSet<u16>);
 
-fn ruleset(
+fn text(
     name: &str,
     invocation: &Invocation,
     config: &Config,
     group: u16,
-    again: bool,
+    again: Option<&str>,
     listening: &Listening,
-) -> Result<String> {
+) -> Result<Text> {
     let interfaces = match &invocation.interfaces {
         Interfaces::Named(names) => names.iter().map(|name| format!("\"{name}\"")).collect::<Vec<_>>().join(", "),
         Interfaces::All | Interfaces::AllButLoopback => String::new(),
     };
-    let elements = |ports: &Ports| ports.to_string();
     // As long as the rules would remember an answer of theirs.
     let used = |watched: &Ports, listening: &BTreeSet<u16>, timeout: &str| {
         let both = watched.iter().filter(|port| listening.contains(port));
         both.map(|port| format!("{port}{timeout}")).collect::<Vec<_>>().join(", ")
     };
-    Ruleset {
-        table: name,
-        again,
-        again_sets: &AGAIN,
-        interfaces: &interfaces,
-        loopback: invocation.interfaces != Interfaces::AllButLoopback,
-        tcp_ports: &elements(&config.tcp_ports),
-        udp_ports: &elements(&config.udp_ports),
-        listening_tcp: &used(&config.tcp_ports, &listening.0, " timeout 1d"),
-        listening_udp: &used(&config.udp_ports, &listening.1, ""),
-        service_check: invocation.service_check,
-        kinds: KINDS,
-        hits: config.hits(invocation.mode.dialect()),
-        group,
-        snaplen: SNAPLEN,
-        window: &format!("{WINDOW_SECONDS}s"),
-        size: SIZE,
-    }
-    .render()
-    .context("cannot fill in the table")
+    let (tcp_ports, udp_ports) = (config.tcp_ports.to_string(), config.udp_ports.to_string());
+    let listening_tcp = used(&config.tcp_ports, &listening.0, " timeout 1d");
+    let listening_udp = used(&config.udp_ports, &listening.1, "");
+    let window = format!("{WINDOW_SECONDS}s");
+    Text::of(|version| {
+        let ruleset = Ruleset {
+            table: name,
+            version,
+            again,
+            again_sets: &AGAIN,
+            interfaces: &interfaces,
+            loopback: invocation.interfaces != Interfaces::AllButLoopback,
+            tcp_ports: &tcp_ports,
+            udp_ports: &udp_ports,
+            listening_tcp: &listening_tcp,
+            listening_udp: &listening_udp,
+            service_check: invocation.service_check,
+            kinds: KINDS,
+            hits: config.hits(invocation.mode.dialect()),
+            group,
+            snaplen: SNAPLEN,
+            window: &window,
+            size: SIZE,
+        };
+        ruleset.render().context("cannot fill in the table")
+    })
 }

@@ -1,5 +1,6 @@
 //! What the main loop does with each scan: has it blocked, hands it over, or tells it.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
@@ -15,6 +16,48 @@ use super::output::Parcel;
 use super::probe::Probe;
 use super::respond::{Job, Responder};
 
+/// What is wrong, each of which is said once in a while.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Alarm {
+    /// Probes came faster than they could be read.
+    Lost,
+    /// The kernel's table of sources is full.
+    Sources,
+    /// There are too many blocks.
+    Limited,
+    /// The kernel does not block.
+    Refused,
+    /// Somebody scans in the name of one who must not be blocked.
+    Safe,
+    /// Too many hosts wait for their block.
+    Waiting,
+    /// A table of ours cannot be mended.
+    Table,
+}
+
+/// When each was said last, and how often it was held back since.
+#[derive(Debug, Default)]
+pub struct Alarms(BTreeMap<Alarm, (Instant, u64)>);
+
+impl Alarms {
+    /// The line for `what`; none if one like it was said less than ten seconds ago.
+    pub fn line(&mut self, alarm: Alarm, what: &str) -> Option<String> {
+        const OFTEN: Duration = Duration::from_secs(10);
+        let held = match self.0.get_mut(&alarm) {
+            Some((last, held)) if last.elapsed() < OFTEN => {
+                *held += 1;
+                return None;
+            }
+            Some((_, held)) => *held,
+            None => 0,
+        };
+        self.0.insert(alarm, (Instant::now(), 0));
+        let level = if alarm == Alarm::Safe { "warning" } else { "ERROR" };
+        let more = if held > 0 { format!(" ({held} more like it since this was said last)") } else { String::new() };
+        Some(format!("adminalert: {level}: {what}{more}"))
+    }
+}
+
 /// The scans of one turn on their way into one parcel.
 pub struct Telling<'a> {
     pub invocation: &'a Invocation,
@@ -22,7 +65,9 @@ pub struct Telling<'a> {
     pub blocking: &'a mut Option<Blocking>,
     /// Sources that were to be blocked by it and are not.
     pub not_blocked: Vec<IpAddr>,
-    pub warned: &'a mut Option<Instant>,
+    pub alarms: &'a mut Alarms,
+    /// What is to be told if there is room for lines about sources that anyone can forge.
+    pub strangers: Vec<Scan>,
     pub config: &'a Config,
     pub lines: &'a Lines,
     /// When the kernel handed up what is being told.
@@ -39,22 +84,27 @@ impl Telling<'_> {
         let source = scan.probe.source;
         let mut log = Vec::new();
         let mut is_block = matches!(scan.reaction, Reaction::Block(_));
-        let built_in = matches!(scan.reaction, Reaction::Block(Block::Yes) | Reaction::AlreadyBlocked);
-        if let Some(blocking) = self.blocking.as_mut().filter(|_| built_in) {
+        match (self.blocking.as_mut(), scan.reaction) {
+            (Some(blocking), Reaction::AlreadyBlocked) => blocking.hear(source),
+            (None, Reaction::AlreadyBlocked) => self.turn.already += 1,
+            _ => {}
+        }
+        if let Some(blocking) = self.blocking.as_mut().filter(|_| scan.reaction == Reaction::Block(Block::Yes)) {
             match blocking.react(scan, at) {
                 Handled::HandedOver => return,
-                Handled::Already if is_block => scan.reaction = Reaction::AlreadyBlocked,
-                Handled::Already => {}
-                Handled::Not(rule, why) => {
+                Handled::Already => scan.reaction = Reaction::AlreadyBlocked,
+                Handled::Not(alarm, why) => {
+                    let rule = if alarm == Alarm::Limited { Rule::Limited } else { Rule::Refused };
                     (scan.blocked, scan.reaction, scan.rule) = (Word::False, Reaction::Nothing, rule);
                     self.not_blocked.push(source);
-                    self.warn(&format!("Host {source} is not blocked: {why}"));
+                    self.warn(alarm, &format!("Host {source} is not blocked: {why}"));
+                    if !scan.insists {
+                        self.strangers.push(scan);
+                        return;
+                    }
                 }
             }
             is_block = false;
-        }
-        if scan.reaction == Reaction::AlreadyBlocked && self.blocking.is_none() {
-            self.turn.already += 1;
         }
         if self.config.resolve_host || is_block {
             match self.responder.entrance().react(Job { scan, at, blocked: None }) {
@@ -64,18 +114,30 @@ impl Telling<'_> {
         }
         if is_block {
             (scan.blocked, scan.rule) = (Word::False, Rule::Limited);
-            log.push(format!("adminalert: ERROR: too many hosts wait to be blocked: {source} is not blocked"));
+            log.extend(
+                self.alarms
+                    .line(Alarm::Waiting, &format!("too many hosts wait to be blocked: {source} is not blocked")),
+            );
         }
-        if scan.ignored && self.invocation.verbose {
-            let file = self.config.ignore_file.as_ref().map_or(String::new(), |path| path.display().to_string());
-            log.push(format!("Host: {source} found in ignore file {file}, aborting actions"));
-        }
-        self.lines.tell(&scan, None, at, &log, &[], &mut self.parcel);
+        self.write(scan, log);
     }
 
-    /// Whoever was not blocked after all is tried again with the next probe.
-    pub fn forget(&mut self, decider: &mut Decider) {
+    fn write(&mut self, scan: Scan, mut log: Vec<String>) {
+        if scan.ignored && self.invocation.verbose {
+            let file = self.config.ignore_file.as_ref().map_or(String::new(), |path| path.display().to_string());
+            log.push(format!("Host: {} found in ignore file {file}, aborting actions", scan.probe.source));
+        }
+        self.lines.tell(&scan, None, self.at, &log, &[], &mut self.parcel);
+    }
+
+    /// Whoever was not blocked after all is tried again with the next probe, and told if there is room for it.
+    pub fn forget(&mut self, decider: &mut Decider, now: u64) {
         self.not_blocked.drain(..).for_each(|address| decider.forget_block(address));
+        for scan in std::mem::take(&mut self.strangers) {
+            if decider.has_room_for_a_stranger(now) {
+                self.write(scan, Vec::new());
+            }
+        }
     }
 
     /// What 2.0's -d says of a packet that counts for nothing.
@@ -86,11 +148,10 @@ impl Telling<'_> {
         }
     }
 
-    /// Warns, once in ten seconds at most.
-    pub fn warn(&mut self, what: &str) {
-        if self.warned.is_none_or(|last| last.elapsed() > Duration::from_secs(10)) {
-            *self.warned = Some(Instant::now());
-            self.parcel.say(&format!("adminalert: {what}"));
+    /// Says what is wrong, if that was not said just now.
+    pub fn warn(&mut self, alarm: Alarm, what: &str) {
+        if let Some(line) = self.alarms.line(alarm, what) {
+            self.parcel.say(&line);
         }
     }
 }

@@ -188,7 +188,8 @@ impl Facts {
             manager,
             units,
             processes,
-            network: Network::read(host),
+            // Where the kernel does not tell, as in some containers, what files say is all there is.
+            network: Network::read(host).unwrap_or_else(|_| Network::in_files(host)),
             firewall: Firewall::read(host),
             chaos: ChaosSupport::probe(host),
         })

@@ -9,6 +9,7 @@ mod dpkg_archive;
 mod facts;
 mod files;
 mod firewall;
+mod kept_table;
 mod lock;
 mod network;
 mod nflog;
@@ -28,6 +29,7 @@ pub use commands::{CommandOutput, Detached, Invocation, start_detached, start_wi
 pub use facts::{BLOCKS_UNIT, EMBEDDED_UNIT, Facts, Generation, Release};
 pub use files::{FileState, Link, sibling_for_writing};
 pub use firewall::{Backend, Firewall, RuleList, blocking_tables, program as iptables};
+pub use kept_table::{Again, KeptTable, Text};
 pub use lock::Lock;
 pub use network::{Network, SourcedAddress};
 pub use nflog::{hears_nothing, nflog_groups};

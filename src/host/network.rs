@@ -1,7 +1,9 @@
 //! The addresses that must never be blocked and can be read off the machine: its own, its gateways,
 //! resolvers and DHCP servers.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
+
+use anyhow::Result;
 
 use crate::kernel::{self, Gateway, InterfaceAddress};
 
@@ -25,13 +27,21 @@ pub struct Network {
 
 impl Network {
     /// Reads it; in an image only what its files say, for its addresses are not the builder's.
-    pub fn read(host: &Host) -> Network {
-        let (addresses, gateways) = if host.is_live() {
-            (kernel::addresses().unwrap_or_default(), kernel::default_gateways().unwrap_or_default())
-        } else {
-            Default::default()
-        };
-        Network { addresses, gateways, resolvers: resolvers(host), dhcp_servers: dhcp_servers(host) }
+    ///
+    /// # Errors
+    /// The kernel does not tell the addresses and routes.
+    pub fn read(host: &Host) -> Result<Network> {
+        let mut network = Network::in_files(host);
+        if host.is_live() {
+            network.addresses = kernel::addresses()?;
+            network.gateways = kernel::default_gateways()?;
+        }
+        Ok(network)
+    }
+
+    /// What files say of it.
+    pub fn in_files(host: &Host) -> Network {
+        Network { resolvers: resolvers(host), dhcp_servers: dhcp_servers(host), ..Network::default() }
     }
 }
 
@@ -57,25 +67,48 @@ fn resolvers(host: &Host) -> Vec<SourcedAddress> {
 /// Leases of dhclient, systemd-networkd, NetworkManager and dhcpcd, as they stand in their files.
 fn dhcp_servers(host: &Host) -> Vec<SourcedAddress> {
     let mut found = Vec::new();
-    for directory in
-        ["/var/lib/dhcp", "/run/systemd/netif/leases", "/var/lib/NetworkManager", "/run/NetworkManager/devices"]
-    {
+    for directory in [
+        "/var/lib/dhcp",
+        "/run/systemd/netif/leases",
+        "/var/lib/NetworkManager",
+        "/run/NetworkManager/devices",
+        "/var/lib/dhcpcd",
+    ] {
         for name in host.list(directory) {
             let path = format!("{directory}/{name}");
-            for line in host.text(&path).unwrap_or_default().lines() {
-                let line = line.trim();
-                let value = line
-                    .strip_prefix("option dhcp-server-identifier ")
-                    .map(|rest| rest.trim_end_matches(';'))
-                    .or_else(|| line.strip_prefix("SERVER_ADDRESS="))
-                    .or_else(|| line.strip_prefix("dhcp_server_identifier="));
-                if let Some(address) = value.and_then(|text| text.trim().parse().ok()) {
-                    push(&mut found, address, &path);
-                }
+            let bytes = host.read(path.as_ref()).ok().flatten().map(|file| file.bytes).unwrap_or_default();
+            for address in server_of_packet(&bytes).map_or_else(|| servers_in_text(&bytes), |server| vec![server]) {
+                push(&mut found, address, &path);
             }
         }
     }
     found
+}
+
+fn servers_in_text(bytes: &[u8]) -> Vec<IpAddr> {
+    let text = String::from_utf8_lossy(bytes);
+    let values = text.lines().filter_map(|line| {
+        let line = line.trim();
+        line.strip_prefix("option dhcp-server-identifier ")
+            .map(|rest| rest.trim_end_matches(';'))
+            .or_else(|| line.strip_prefix("SERVER_ADDRESS="))
+            .or_else(|| line.strip_prefix("dhcp_server_identifier="))
+    });
+    values.filter_map(|value| value.trim().parse().ok()).collect()
+}
+
+/// The server identifier (option 54) of a DHCP packet as it was received, which is what dhcpcd keeps (RFC 2131, 2132).
+fn server_of_packet(bytes: &[u8]) -> Option<IpAddr> {
+    const COOKIE: [u8; 4] = [99, 130, 83, 99];
+    let mut options = bytes.get(236..)?.strip_prefix(&COOKIE)?;
+    loop {
+        match *options {
+            [0, ref rest @ ..] => options = rest,
+            [54, 4, a, b, c, d, ..] => return Some(Ipv4Addr::new(a, b, c, d).into()),
+            [code, length, ref rest @ ..] if code != 255 => options = rest.get(usize::from(length)..)?,
+            _ => return None,
+        }
+    }
 }
 
 fn push(found: &mut Vec<SourcedAddress>, address: IpAddr, from: &str) {
@@ -97,9 +130,11 @@ mod tests {
         write("/run/systemd/resolve/resolv.conf", "nameserver 192.0.2.53\n");
         write("/var/lib/dhcp/dhclient.eth0.leases", "lease {\n  option dhcp-server-identifier 192.0.2.67;\n}\n");
         write("/run/systemd/netif/leases/2", "ADDRESS=192.0.2.9\nSERVER_ADDRESS=192.0.2.68\n");
-        let network = Network::read(&host);
+        let packet = [&[2; 236][..], &[99, 130, 83, 99, 53, 1, 5, 0, 54, 4, 192, 0, 2, 69, 255]].concat();
+        host.write("/var/lib/dhcpcd/eth0.lease".as_ref(), &packet, 0o644).unwrap();
+        let network = Network::in_files(&host);
         let shown = |list: &[SourcedAddress]| list.iter().map(|one| one.address.to_string()).collect::<Vec<_>>();
         assert_eq!(shown(&network.resolvers), ["fe80::1", "192.0.2.53"]);
-        assert_eq!(shown(&network.dhcp_servers), ["192.0.2.67", "192.0.2.68"]);
+        assert_eq!(shown(&network.dhcp_servers), ["192.0.2.67", "192.0.2.68", "192.0.2.69"]);
     }
 }

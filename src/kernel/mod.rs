@@ -9,8 +9,8 @@ mod nftables;
 mod snapshot;
 
 pub use address_sets::{AddressSets, Stay, is_full};
-pub use addresses::{Gateway, InterfaceAddress, addresses, default_gateways};
+pub use addresses::{Gateway, InterfaceAddress, NetworkChanges, addresses, default_gateways};
 pub use listening::listening_ports;
 pub use nflog::{Logged, Nflog, QUEUE, Received, SNAPLEN, packets};
-pub use nftables::{Gone, TableChanges, counted_packets, empty_sets, has_chain, has_table};
+pub use nftables::{Gone, TableChanges, count_rules, counted_packets, empty_sets, has_chain, has_table};
 pub use snapshot::{Snapshot, is_there_already};

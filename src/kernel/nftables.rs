@@ -1,13 +1,17 @@
 //! Elements of nftables sets, and counters, by netlink (linux/netfilter/nf_tables.h): no `nft` is started for them, which
 //! reads all elements of all sets before it lists a counter.
 
+use std::collections::HashSet;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context, Result, bail};
-use netlink_packet_core::{DefaultNla, NLM_F_ACK, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload, Nla, NlasIterator};
+use netlink_packet_core::{
+    DefaultNla, NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload, Nla, NlasIterator,
+};
 use netlink_packet_netfilter::nftables::{
-    ChainAttribute, ChainMessage, NfTablesMessage, SetElementList, SetElementMessage, TableAttribute, TableMessage,
+    ChainAttribute, ChainMessage, NfTablesMessage, RuleAttribute, RuleMessage, SetElementList, SetElementMessage,
+    TableAttribute, TableMessage,
 };
 use netlink_packet_netfilter::none::ControlMessage;
 use netlink_packet_netfilter::{NetfilterHeader, NetfilterMessage, NetfilterMessageInner, NetfilterProtoFamily};
@@ -96,11 +100,40 @@ pub fn has_chain(table: &str, name: &str) -> Result<bool> {
     }
 }
 
+/// How many rules the inet table `table` has, in all its chains; none where there is no such table.
+///
+/// # Errors
+/// The kernel refuses to tell.
+pub fn count_rules(table: &str) -> Result<usize> {
+    const NEW_RULE: u16 = NFTABLES << 8 | 6;
+    let attributes = vec![RuleAttribute::Table(table.to_owned())];
+    let mut question = Vec::new();
+    let message = NfTablesMessage::GetRule(RuleMessage { attributes });
+    append(&mut question, inet(message), NLM_F_REQUEST | NLM_F_DUMP);
+    with_socket(|socket| {
+        socket.send(&question, 0).context("cannot ask nftables")?;
+        let mut buffer = vec![0; 64 << 10];
+        let mut count = 0;
+        loop {
+            let (length, _) = recv(socket.as_fd(), &mut buffer[..], RecvFlags::empty())?;
+            for message in messages(&buffer[..length.min(buffer.len())]) {
+                match message.verdict() {
+                    Some(verdict) => return verdict.map(|()| count).map_err(Into::into),
+                    // Old kernels list the rules of all tables.
+                    None if message.kind == NEW_RULE && table_of(&message).as_deref() == Some(table) => count += 1,
+                    None => {}
+                }
+            }
+        }
+    })
+    .with_context(|| format!("cannot count the rules of table {table}"))
+}
+
 fn is_missing(error: &anyhow::Error) -> bool {
     error.downcast_ref::<std::io::Error>().is_some_and(|error| error.kind() == std::io::ErrorKind::NotFound)
 }
 
-/// Hears when tables are taken away in this network namespace, by whomever.
+/// Hears when tables, or parts of them, are taken away in this network namespace, by whomever.
 pub struct TableChanges {
     socket: Socket,
     buffer: Vec<u8>,
@@ -119,16 +152,15 @@ impl TableChanges {
         Ok(TableChanges { socket, buffer: vec![0; 64 << 10] })
     }
 
-    /// Reads what was told: which tables have gone.
+    /// Reads what was told, and adds to `gone` which tables have gone, or lost something.
     ///
     /// # Errors
     /// The socket cannot be read.
-    pub fn gone(&mut self) -> Result<Gone> {
-        let mut gone = Gone::default();
+    pub fn read(&mut self, gone: &mut Gone) -> Result<()> {
         loop {
             match recv(self.socket.as_fd(), &mut self.buffer[..], RecvFlags::DONTWAIT) {
-                Ok((bytes, _)) => gone.names.extend(deleted_tables(&self.buffer[..bytes.min(self.buffer.len())])),
-                Err(Errno::AGAIN) => return Ok(gone),
+                Ok((bytes, _)) => gone.names.extend(tables_that_lost(&self.buffer[..bytes.min(self.buffer.len())])),
+                Err(Errno::AGAIN) => return Ok(()),
                 Err(Errno::INTR) => {}
                 // More was told than the socket holds.
                 Err(Errno::NOBUFS) => gone.others_perhaps = true,
@@ -138,22 +170,19 @@ impl TableChanges {
     }
 }
 
-/// Tables that somebody took away.
+/// Tables that somebody took away, or took something out of.
 #[derive(Debug, Default)]
 pub struct Gone {
-    names: Vec<String>,
+    names: HashSet<String>,
     others_perhaps: bool,
 }
 
 impl Gone {
-    /// Whether `table` has gone. It may be there again: whoever makes it anew has to be told that.
-    ///
-    /// # Errors
-    /// It is not known, and the kernel refuses to tell.
-    pub fn has(&self, table: &str) -> Result<bool> {
-        // Asking takes longer than it takes whoever flushed the ruleset to end, behind which the kernel cleans up for 20 ms
-        // (measured, 6.18); so what was said is believed.
-        Ok(self.names.iter().any(|name| name == table) || self.others_perhaps && !has_table(table)?)
+    /// Whether `table` may have gone, or lost something. It may be there again: whoever makes it anew has to be told that,
+    /// for asking takes longer than it takes whoever flushed the ruleset to end, behind which the kernel cleans up for
+    /// 20 ms (measured, 6.18).
+    pub fn has(&self, table: &str) -> bool {
+        self.others_perhaps || self.names.contains(table)
     }
 }
 
@@ -163,16 +192,22 @@ impl AsFd for TableChanges {
     }
 }
 
-/// The tables that were deleted, as one datagram tells.
-fn deleted_tables(datagram: &[u8]) -> Vec<String> {
-    const DELETED_TABLE: u16 = NFTABLES << 8 | 2;
-    const NAME: u16 = 1;
-    let name = |message: Message| {
-        let attributes = NlasIterator::new(message.body.get(4..)?).flatten();
-        let name = attributes.filter(|attribute| attribute.kind() == NAME).map(|name| name.value().to_vec()).next()?;
-        Some(String::from_utf8_lossy(name.strip_suffix(b"\0")?).into_owned())
-    };
-    messages(datagram).filter(|message| message.kind == DELETED_TABLE).filter_map(name).collect()
+/// The tables of which something was deleted that is no element, as one datagram tells.
+fn tables_that_lost(datagram: &[u8]) -> impl Iterator<Item = String> {
+    const TABLE: u16 = NFTABLES << 8 | 2;
+    const CHAIN: u16 = NFTABLES << 8 | 5;
+    const RULE: u16 = NFTABLES << 8 | 8;
+    const SET: u16 = NFTABLES << 8 | 11;
+    let deleted = messages(datagram).filter(|message| [TABLE, CHAIN, RULE, SET].contains(&message.kind));
+    deleted.filter_map(|message| table_of(&message))
+}
+
+/// The table that a message of nftables is about: NFTA_*_TABLE and NFTA_TABLE_NAME are the first of each.
+fn table_of(message: &Message) -> Option<String> {
+    const TABLE: u16 = 1;
+    let mut attributes = NlasIterator::new(message.body.get(4..)?).flatten();
+    let name = attributes.find(|attribute| attribute.kind() == TABLE)?;
+    Some(String::from_utf8_lossy(name.value().strip_suffix(b"\0")?).into_owned())
 }
 
 /// One message of the kernel (linux/netlink.h, struct nlmsghdr).

@@ -127,6 +127,12 @@ impl Daemon {
         peak.and_then(|number| number.parse().ok()).expect("a number of kB")
     }
 
+    /// How many lines the history has.
+    pub fn lines_of_history(&self) -> usize {
+        let text = fs::read(self.files.path().join("history")).expect("a history");
+        text.iter().filter(|&&byte| byte == b'\n').count()
+    }
+
     pub fn said(&self) -> String {
         fs::read_to_string(self.files.path().join("out")).unwrap_or_default()
     }
