@@ -155,3 +155,23 @@ impl Telling<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_kind_of_alarm_is_said_and_counted_by_itself() {
+        let mut alarms = Alarms::default();
+        let full = "adminalert: ERROR: Host 203.0.113.9 is not blocked: full";
+        assert_eq!(alarms.line(Alarm::Refused, "Host 203.0.113.9 is not blocked: full").as_deref(), Some(full));
+        for _ in 0..5 {
+            assert_eq!(alarms.line(Alarm::Refused, "Host 203.0.113.10 is not blocked: full"), None);
+        }
+        let safe = alarms.line(Alarm::Safe, "it is the gateway");
+        assert_eq!(safe.as_deref(), Some("adminalert: warning: it is the gateway"), "another kind");
+        alarms.0.get_mut(&Alarm::Refused).unwrap().0 -= Duration::from_secs(10);
+        let again = alarms.line(Alarm::Refused, "full").unwrap();
+        assert_eq!(again, "adminalert: ERROR: full (5 more like it since this was said last)");
+    }
+}
