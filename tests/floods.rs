@@ -119,19 +119,19 @@ fn more_hosts_than_can_wait_to_be_blocked() {
         });
         sender.join().expect("sends");
     });
-    let given_up =
-        |source: &str| times(&daemon.said(), &format!("too many hosts wait to be blocked: {source} is not blocked"));
+    let told_of = |source: &str| -> Vec<String> {
+        let begin = format!("Scan from: [{source}]");
+        daemon.said().lines().filter(|line| line.starts_with(&begin)).map(str::to_owned).collect()
+    };
     wait_until("that there is no room", || times(&daemon.said(), "too many hosts wait to be blocked") > 0);
     for round in 1..=2 {
         let port = round.to_string();
         let words = ["-sS", "-Pn", "-n", "--max-retries", "0", "-p", &port, "-S", &scanner(0), "-e", "lan", HOST];
         net.run("client", "nmap", &words);
-        wait_until("the scanner, who finds no room either", || given_up(&scanner(0)) == round);
+        wait_until("the scanner, who finds no room either", || told_of(&scanner(0)).len() == round);
         daemon.signal(Signal::HUP);
         wait_until("the reload", || times(&daemon.said(), "configuration read again") == round);
     }
-    let told = daemon.said();
-    let lines: Vec<&str> =
-        told.lines().filter(|line| line.starts_with(&format!("Scan from: [{}]", scanner(0)))).collect();
+    let lines = told_of(&scanner(0));
     assert!(lines.len() == 2 && lines.iter().all(|line| line.ends_with("blocked: [false]")), "{lines:?}");
 }
