@@ -4,9 +4,10 @@ mod fixture;
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
-use fixture::{ALL, Fixture, Node, same};
+use fixture::{ALL, Fixture, Node, run, same};
 
 const POLICY: &str = "/etc/harden-portsentry/policy.toml";
 const CONF: &str = "/etc/harden-portsentry/portsentry.conf";
@@ -115,6 +116,41 @@ fn the_embedded_engine_gets_a_configuration_a_list_and_a_unit_of_its_own() {
     }
 }
 
+/// The watcher is not root, and reaches its files whatever root's shell keeps from others.
+#[test]
+fn the_umask_of_who_applies_closes_nothing_to_the_watcher() {
+    let fixture = Fixture::debian(12).with_nftables();
+    let (program, root) = (fixture.path("/usr/local/sbin/harden-portsentry"), fixture.root().to_str().expect("a path"));
+    let words = ["-c", "umask 077; exec \"$@\"", "sh", program.to_str().expect("a path")];
+    let apply = ["apply", "--yes", "--engine", "embedded", "--root", root];
+    run(Path::new("/bin/sh"), &[&words[..], &apply].concat(), &[]).exits(0);
+    for directory in ["/etc/harden-portsentry", "/var/lib/harden-portsentry", "/etc/systemd/system/nftables.service.d"]
+    {
+        let mode = fixture.path(directory).metadata().expect("apply made it").permissions().mode();
+        assert_eq!(mode & 0o7777, 0o755, "{directory}");
+    }
+    fixture.run(&["diff"]).exits(0).says_not("is closed to").says_not("cannot be read");
+    fixture.chmod("/etc/harden-portsentry", 0o750);
+    fixture
+        .run(&["diff"])
+        .exits(0)
+        .says("/etc/harden-portsentry is closed to the user harden-portsentry")
+        .says("chmod o+x");
+    fixture.chmod("/etc/harden-portsentry", 0o755);
+    fixture.chmod(LIST, 0o640);
+    fixture.run(&["diff"]).exits(0).says(&format!("{LIST} cannot be read by the user harden-portsentry"));
+}
+
+/// Root makes nothing at the end of a link in a directory that another user writes.
+#[test]
+fn a_link_in_the_watchers_directory_is_not_followed() {
+    let fixture = embedded(12);
+    fs::create_dir_all(fixture.path("/var/log/harden-portsentry")).expect("a directory");
+    symlink("/etc/cron.d/mine", fixture.path(HISTORY)).expect("a link");
+    fixture.run(&["apply", "--yes"]).exits(1).says(&format!("cannot make {HISTORY}"));
+    assert!(!fixture.path("/etc/cron.d/mine").exists());
+}
+
 /// It has keys that Debian's refuses.
 #[test]
 fn what_an_administrator_set_for_the_embedded_engine_stays() {
@@ -219,6 +255,20 @@ fn the_engine_can_be_changed_and_changed_back() {
         let _ = fs::remove_dir(fixture.path("/etc/harden-portsentry")); // of the policy, which the test wrote
         same(&before, &fixture.tree(), "all of it is taken back (left: before the first apply)");
     }
+}
+
+/// The ledger knows only whom it blocked; lines of before it stay, and that is said with what to do.
+#[test]
+fn whom_another_portsentry_denied_before_is_named() {
+    let fixture = embedded(12);
+    fixture.append("/etc/hosts.deny", "ALL: 203.0.113.9 : DENY\nALL: [2001:db8::9] : DENY\nsshd: 198.51.100.7\n");
+    let before = "until you remove them: 203.0.113.9; 2001:db8::9";
+    fixture.run(&["diff"]).exits(2).says("/etc/hosts.deny has lines as Debian's portsentry writes them").says(before);
+    fixture.run(&["diff", "--engine", "package"]).exits(2).says_not("as Debian's portsentry");
+    fixture.apply();
+    // Whoever wants such lines has them.
+    fixture.append(CONF, "KILL_HOSTS_DENY=\"ALL: $TARGET$ : DENY\"\n");
+    fixture.run(&["diff", "-v"]).exits(0).says_not("as Debian's portsentry");
 }
 
 /// Which engine a command without `--engine` takes, and why it is not Debian's.
