@@ -257,6 +257,18 @@ fn the_engine_can_be_changed_and_changed_back() {
     }
 }
 
+/// The daemon reads policy.toml in its place, whatever file apply was told.
+#[test]
+fn terms_in_a_policy_elsewhere_are_said_to_be_without_effect() {
+    let fixture = embedded(12);
+    fixture.write("/srv/policy.toml", "engine = \"embedded\"\n[block]\nfirst = \"1h\"\n");
+    let named = fixture.path("/srv/policy.toml");
+    let diff = || fixture.run(&["diff", "--policy", named.to_str().expect("a path")]).exits(2);
+    diff().says("policy.toml is without effect: blocks go by /etc/harden-portsentry/policy.toml");
+    fixture.write(POLICY, "[block]\nfirst = \"1h\"\n");
+    diff().says_not("is without effect");
+}
+
 /// The ledger knows only whom it blocked; lines of before it stay, and that is said with what to do.
 #[test]
 fn whom_another_portsentry_denied_before_is_named() {

@@ -7,7 +7,7 @@ use anyhow::Result;
 use crate::blocks::{Answer, DENIED};
 use crate::host::{Generation, RuleList, iptables};
 use crate::plan::{Content, Draft, FileKind, Step, denied_address, is_block};
-use crate::settings::Response;
+use crate::settings::{POLICY, Policy, Response};
 use crate::syntax::hosts_access::{HostsAccess, MarkedEntry};
 use crate::syntax::portsentry_conf::PortsentryConf;
 
@@ -76,6 +76,7 @@ pub fn step(context: &Context, draft: &mut Draft) -> Result<Step> {
         Ok(())
     })?;
     if built_in.is_some() {
+        warn_of_other_terms(context, &mut step)?;
         warn_of_older_blocks(context, draft, &mut step)?;
     }
     let path = Path::new(DROP_IN);
@@ -122,6 +123,18 @@ fn hosts_deny(built_in: Option<Answer>, draft: &mut Draft, step: &mut Step) -> R
     if new != bytes {
         let why = "TCP wrappers ask who is blocked";
         step.file(draft.put(path, &new, 0o644, FileKind::Blocks, why)?);
+    }
+    Ok(())
+}
+
+/// Warns of terms in a file that `--policy` names: the daemon, and whoever blocks by hand, read the one in its place.
+fn warn_of_other_terms(context: &Context, step: &mut Step) -> Result<()> {
+    let (named, own) = (&context.settings.policy_path, context.host.outside(Path::new(POLICY)));
+    if *named != own && Policy::read(named)?.block != Policy::read(&own)?.block {
+        step.warn(format!(
+            "[block] of {} is without effect: blocks go by {POLICY}, which the daemon reads; put it there",
+            named.display()
+        ));
     }
     Ok(())
 }

@@ -202,3 +202,34 @@ pub fn remove(context: &Context, draft: &mut Draft, step: &mut Step) -> Result<(
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::{Change, FileChange};
+
+    #[test]
+    fn blocks_end_where_it_gives_up_blocking_and_nowhere_else() {
+        let ends = |path: &str, before: Option<&str>, after: Option<&str>| {
+            let bytes = |text: Option<&str>| text.map(|text| text.as_bytes().to_vec());
+            let mut step = Step::new("blocking", "Blocking", "");
+            step.changes.push(Change::File(FileChange {
+                path: path.into(),
+                before: bytes(before),
+                after: bytes(after),
+                mode: 0o644,
+                kind: FileKind::Whole,
+                why: String::new(),
+                follows_link_to: None,
+            }));
+            ends_blocks(&Plan { steps: vec![step] })
+        };
+        let (conf, nft, chaos) = (Generation::Embedded.conf(), "KILL_NFT=\"drop\"\n", "KILL_ROUTE=\"iptables\"\n");
+        assert!(ends(conf, Some(nft), Some(chaos)) && ends(conf, Some(nft), None), "chaos, or another engine");
+        assert!(ends(BLOCKS, Some("[Unit]\n"), None));
+        assert!(
+            !ends(conf, Some(chaos), Some(nft)) && !ends(conf, None, Some(nft)) && !ends(conf, Some(nft), Some(nft))
+        );
+        assert!(!ends(UNIT, Some("[Unit]\n"), Some("[Service]\n")) && !ends(BLOCKS, None, Some("[Unit]\n")));
+    }
+}

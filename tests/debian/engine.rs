@@ -1,6 +1,6 @@
 //! Which portsentry watches: Debian's, or the one built into the program.
 
-use crate::bed::{Bed, OTHER_OUTSIDER, OUTSIDER, PROGRAM, Suite, seconds, wait_for};
+use crate::bed::{Bed, OTHER_OUTSIDER, OUTSIDER, PROGRAM, Suite, is_embedded, seconds, wait_for};
 
 /// auto takes Debian's while apt has it; the embedded one is asked for, or is what is left.
 pub fn where_apt_has_no_portsentry_the_embedded_one_takes_its_place(suite: Suite) {
@@ -107,6 +107,30 @@ pub fn verify_names_what_fails_beside_the_watcher(suite: Suite) {
         .says(&format!("harden-portsentry unblock {OUTSIDER}"));
     bed.ok(&format!("harden-portsentry unblock {OUTSIDER}"));
     bed.apply();
+    bed.tool("verify").succeeds();
+}
+
+/// What README says about freeing somebody, done as it stands there.
+pub fn whom_readme_frees_is_free(suite: Suite) {
+    let bed = Bed::stock(suite).with_program();
+    bed.apply();
+    bed.wait_until_it_listens();
+    bed.wait_for_jail("portsentry");
+    bed.scan(OUTSIDER);
+    bed.wait_until_blocked(OUTSIDER);
+    bed.wait_until_banned(OUTSIDER);
+    wait_for(seconds(30), "ssh to be refused", || !bed.ssh_answers(OUTSIDER));
+    let first = if is_embedded() { "harden-portsentry unblock 203.0.113.9" } else { "fail2ban-client set" };
+    let lines = include_str!("../../README.md").lines().skip_while(|line| !line.trim_start().starts_with(first));
+    let commands: Vec<&str> =
+        lines.take_while(|line| !line.is_empty()).filter(|line| !line.contains("--all")).collect();
+    assert_eq!(commands.len(), if is_embedded() { 1 } else { 4 }, "{commands:?}");
+    for command in commands {
+        let command = command.replace("free at once, everywhere", "");
+        bed.ok(&command);
+    }
+    assert!(bed.ssh_answers(OUTSIDER) && !bed.firewall_names(OUTSIDER), "{}", bed.firewall());
+    assert!(!bed.ok("cat /etc/hosts.deny").contains(OUTSIDER));
     bed.tool("verify").succeeds();
 }
 
