@@ -257,6 +257,32 @@ fn the_engine_can_be_changed_and_changed_back() {
     }
 }
 
+/// Whom our own file shuts out is freed by a command, and no line of hosts.deny is to be removed.
+#[test]
+fn a_safe_address_in_the_file_of_who_is_blocked_is_to_be_unblocked() {
+    let fixture = embedded(12);
+    fixture.apply();
+    fixture.write("/var/lib/harden-portsentry/denied", "192.0.2.53\n");
+    let verify = || fixture.run(&["verify"]).exits(2).says("TCP wrappers shut out 192.0.2.53/32");
+    verify().says("harden-portsentry unblock ADDRESS").says_not("remove that line");
+    fixture.append("/etc/hosts.deny", "ALL: 192.0.2.53\n");
+    verify().says("remove that line if it is an old block");
+}
+
+/// Without commands and without stock jails of fail2ban nothing calls it.
+#[test]
+fn iptables_is_wanted_by_those_only_who_call_it() {
+    let fixture = embedded(12);
+    let status = fixture.text("/var/lib/dpkg/status");
+    let without: Vec<&str> =
+        status.split("\n\n").filter(|paragraph| !paragraph.starts_with("Package: iptables\n")).collect();
+    assert_eq!(without.len() + 1, status.split("\n\n").count());
+    fixture.write("/var/lib/dpkg/status", without.join("\n\n"));
+    fixture.write(POLICY, "engine = \"embedded\"\nfail2ban = false\n");
+    fixture.apply();
+    fixture.run(&["verify"]).says("nftables is installed, with which the embedded portsentry works");
+}
+
 /// The daemon reads policy.toml in its place, whatever file apply was told.
 #[test]
 fn terms_in_a_policy_elsewhere_are_said_to_be_without_effect() {
