@@ -170,7 +170,7 @@ fn tell_who_is_freed(context: &Context, step: &mut Step) {
     let blocked = if context.host.is_live() { blocks::look().map_or(0, |listed| listed.len()) } else { 0 };
     if blocked > 0 {
         let hosts = if blocked == 1 { "one host is".to_owned() } else { format!("{blocked} hosts are") };
-        step.info(format!("{hosts} blocked by the embedded portsentry or by hand; they are freed and forgotten"));
+        step.info(format!("{hosts} blocked by the embedded portsentry or by hand: freed, and forgotten"));
     }
 }
 

@@ -56,7 +56,7 @@ pub fn the_embedded_one_stays_until_the_package_is_asked_for(suite: Suite) {
     bed.tool("diff --engine package")
         .exits(2)
         .says("remove /etc/systemd/system/harden-portsentry.service")
-        .says("2 hosts are blocked by the embedded portsentry or by hand; they are freed and forgotten");
+        .says("2 hosts are blocked by the embedded portsentry or by hand: freed, and forgotten");
     bed.tool("apply --yes --engine package").succeeds();
     only(&package, "harden-portsentry harden-portsentry-blocks harden-portsentry-responder.socket");
     nothing_is_left_of_the_embedded_one(&bed);
@@ -77,6 +77,12 @@ pub fn verify_names_what_fails_beside_the_watcher(suite: Suite) {
     bed.apply();
     bed.wait_until_it_listens();
     bed.tool("verify").succeeds();
+
+    // What an ACL lets the watcher read it can read.
+    bed.ok(&format!("chmod 640 {}", suite.conf()));
+    bed.tool("diff -v").exits(0).says("cannot be read by the user harden-portsentry").says("setfacl -m");
+    bed.ok(&format!("setfacl -m u:harden-portsentry:r {}", suite.conf()));
+    bed.tool("diff -v").exits(0).says_not("cannot be read by");
 
     bed.ok("systemctl stop harden-portsentry-responder.socket");
     bed.tool("verify")
@@ -108,6 +114,43 @@ pub fn verify_names_what_fails_beside_the_watcher(suite: Suite) {
     bed.ok(&format!("harden-portsentry unblock {OUTSIDER}"));
     bed.apply();
     bed.tool("verify").succeeds();
+}
+
+/// As if the kernel had CHAOS: its extension is there, a module is listed, and what iptables is told to do with it is done
+/// with DROP.
+const CHAOS: &str = r#"
+    mkdir -p /lib/modules/$(uname -r); echo 'updates/dkms/xt_CHAOS.ko:' >>/lib/modules/$(uname -r)/modules.dep
+    rm /usr/sbin/iptables
+    printf '%s\n' '#!/bin/sh' 'for word; do shift; [ "$word" != CHAOS ] || word=DROP; set -- "$@" "$word"; done' \
+        'exec /usr/sbin/xtables-nft-multi iptables "$@"' >/usr/sbin/iptables
+    chmod 755 /usr/sbin/iptables"#;
+
+/// CHAOS is iptables' alone: the ledger ends with the block that was built in, and does not come back with a boot.
+pub fn a_change_to_chaos_frees_whom_the_ledger_holds(suite: Suite) {
+    let bed = Bed::stock(suite).with_program();
+    bed.apply();
+    bed.wait_until_it_listens();
+    bed.scan(OUTSIDER);
+    bed.wait_until_blocked(OUTSIDER);
+    bed.wait_until_banned(OUTSIDER);
+    bed.apt("install xtables-addons-common");
+    bed.ok(CHAOS);
+    bed.tool("diff")
+        .exits(2)
+        .says("CHAOS is a target of iptables")
+        .says("one host is blocked by the embedded portsentry or by hand: freed, and forgotten");
+    bed.apply();
+    let is_free = || bed.ssh_answers(OUTSIDER) && !bed.firewall_names(OUTSIDER);
+    assert!(is_free(), "{}", bed.firewall());
+    assert!(!bed.exists("/var/lib/harden-portsentry/blocks/ledger"));
+    bed.wait_until_it_listens();
+    bed.scan(OTHER_OUTSIDER);
+    bed.wait_until_blocked(OTHER_OUTSIDER);
+    assert!(bed.ok("iptables -S INPUT").contains(OTHER_OUTSIDER), "by a rule");
+    bed.tool("verify").succeeds();
+    bed.reboot();
+    bed.wait_until_it_listens();
+    assert!(is_free(), "{}", bed.firewall());
 }
 
 /// What README says about freeing somebody, done as it stands there.
