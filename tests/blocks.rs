@@ -21,18 +21,17 @@ fn set<const N: usize>(addresses: [&str; N]) -> BTreeSet<String> {
 #[test]
 fn a_scanner_is_blocked_and_free_again_and_longer_blocked_when_it_comes_back() {
     let (net, home) = (Net::new("terms"), Home::new());
-    home.write("/etc/harden-portsentry/policy.toml", "[block]\nfirst = \"3s\"\nterm = \"1h\"\n");
+    home.write("/etc/harden-portsentry/policy.toml", "[block]\nfirst = \"10s\"\nterm = \"1h\"\n");
     let daemon = Daemon::at_home(&net, &home, "1-1023", BLOCK);
     let source = scanner(0);
-    net.scan(&source, "1-20");
-    wait_until("the scanner in the kernel's set", || blocked(&net).contains(&source));
+    net.scan_until(&source, "1-20", "the scanner in the kernel's set", || blocked(&net).contains(&source));
     wait_until("that it is free again", || blocked(&net).is_empty());
     wait_until("that it is said", || daemon.said().contains(&format!("Host {source} is free again")));
     net.scan(&source, "21-40");
     wait_until("the scanner in the kernel's set", || blocked(&net).contains(&source));
     let (listed, _) = run(&net, &home, &["blocked"]);
     assert!(listed.contains(&source) && listed.contains(" 2      daemon  probed tcp/"), "{listed}");
-    assert!(daemon.said().contains(&format!("Host {source} has been blocked via nftables for 3 seconds")));
+    assert!(daemon.said().contains(&format!("Host {source} has been blocked via nftables for 10 seconds")));
     assert!(
         daemon.said().contains(&format!("Host {source} has been blocked via nftables for 1 hour")),
         "{}",
@@ -291,7 +290,7 @@ fn tcp_wrappers_read_who_is_blocked_now() {
     let (net, home) = (Net::new("deny"), Home::new());
     home.write("/etc/hosts.deny", "ALL: /var/lib/harden-portsentry/denied\n");
     home.write("/etc/hosts.allow", "");
-    home.write("/etc/harden-portsentry/policy.toml", "[block]\nfirst = \"3s\"\n");
+    home.write("/etc/harden-portsentry/policy.toml", "[block]\nfirst = \"10s\"\n");
     let matches = |address: &str| {
         let output = home.output(&net, Path::new("/usr/sbin/tcpdmatch"), &["sshd", address]);
         String::from_utf8_lossy(&output.stdout).contains("denied")
@@ -302,8 +301,7 @@ fn tcp_wrappers_read_who_is_blocked_now() {
     assert!(matches("203.0.113.9") && matches("2001:db8::9"));
     assert!(!matches("203.0.113.91") && !matches("203.0.113.1") && !matches("2001:db8::91"));
     let source = scanner(0);
-    net.scan(&source, "1-20");
-    wait_until("the scanner is denied", || matches(&source));
+    net.scan_until(&source, "1-20", "the scanner is denied", || matches(&source));
     wait_until("it is denied no longer", || !matches(&source));
     run(&net, &home, &["unblock", "2001:db8::9"]);
     assert!(matches("203.0.113.9") && !matches("2001:db8::9"));

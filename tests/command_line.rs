@@ -46,6 +46,22 @@ fn a_mistyped_command_line_exits_64_whatever_the_subcommand() {
     program(&["diff", "--root"]).exits(64);
 }
 
+/// Blocks are the running system's: what is said about them is whole, and flags about what apply makes are not among it.
+#[test]
+fn the_help_of_blocks_says_what_a_stranger_needs() {
+    for (name, says) in [
+        ("block", &["Refused, with the reason", "gateways", "`term` of [block]", "takes root", "Exit status"][..]),
+        ("unblock", &["free at once", "Debian's portsentry", "takes root", "Exit status"]),
+        ("blocked", &["ADDRESS; SINCE and UNTIL", "TIMES", "takes root", "Exit status"]),
+        ("restore", &["flush ruleset", "takes root", "Exit status"]),
+    ] {
+        let help = program(&[name, "--help"]).exits(0).says_not("--lan-if").says_not("--root").says_not("--policy");
+        says.iter().fold(help, |help, text| help.says(text));
+    }
+    program(&["diff", "--help"]).exits(0).says("--lan-if").says("--root");
+    program(&["blocked", "--root", "/tmp"]).exits(1).says("leave --root out");
+}
+
 #[test]
 fn help_and_version_are_no_error_and_go_to_stdout() {
     for words in [&["--help"][..], &["-h"], &["help"], &["--version"], &["-V"]] {

@@ -4,9 +4,10 @@ mod fixture;
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
-use fixture::{ALL, Fixture, Node, same};
+use fixture::{ALL, Fixture, Node, run, same};
 
 const POLICY: &str = "/etc/harden-portsentry/policy.toml";
 const CONF: &str = "/etc/harden-portsentry/portsentry.conf";
@@ -115,6 +116,41 @@ fn the_embedded_engine_gets_a_configuration_a_list_and_a_unit_of_its_own() {
     }
 }
 
+/// The watcher is not root, and reaches its files whatever root's shell keeps from others.
+#[test]
+fn the_umask_of_who_applies_closes_nothing_to_the_watcher() {
+    let fixture = Fixture::debian(12).with_nftables();
+    let (program, root) = (fixture.path("/usr/local/sbin/harden-portsentry"), fixture.root().to_str().expect("a path"));
+    let words = ["-c", "umask 077; exec \"$@\"", "sh", program.to_str().expect("a path")];
+    let apply = ["apply", "--yes", "--engine", "embedded", "--root", root];
+    run(Path::new("/bin/sh"), &[&words[..], &apply].concat(), &[]).exits(0);
+    for directory in ["/etc/harden-portsentry", "/var/lib/harden-portsentry", "/etc/systemd/system/nftables.service.d"]
+    {
+        let mode = fixture.path(directory).metadata().expect("apply made it").permissions().mode();
+        assert_eq!(mode & 0o7777, 0o755, "{directory}");
+    }
+    fixture.run(&["diff"]).exits(0).says_not("is closed to").says_not("cannot be read");
+    fixture.chmod("/etc/harden-portsentry", 0o750);
+    fixture
+        .run(&["diff"])
+        .exits(0)
+        .says("/etc/harden-portsentry is closed to the user harden-portsentry")
+        .says("chmod o+x");
+    fixture.chmod("/etc/harden-portsentry", 0o755);
+    fixture.chmod(LIST, 0o640);
+    fixture.run(&["diff"]).exits(0).says(&format!("{LIST} cannot be read by the user harden-portsentry"));
+}
+
+/// Root makes nothing at the end of a link in a directory that another user writes.
+#[test]
+fn a_link_in_the_watchers_directory_is_not_followed() {
+    let fixture = embedded(12);
+    fs::create_dir_all(fixture.path("/var/log/harden-portsentry")).expect("a directory");
+    symlink("/etc/cron.d/mine", fixture.path(HISTORY)).expect("a link");
+    fixture.run(&["apply", "--yes"]).exits(1).says(&format!("cannot make {HISTORY}"));
+    assert!(!fixture.path("/etc/cron.d/mine").exists());
+}
+
 /// It has keys that Debian's refuses.
 #[test]
 fn what_an_administrator_set_for_the_embedded_engine_stays() {
@@ -219,6 +255,58 @@ fn the_engine_can_be_changed_and_changed_back() {
         let _ = fs::remove_dir(fixture.path("/etc/harden-portsentry")); // of the policy, which the test wrote
         same(&before, &fixture.tree(), "all of it is taken back (left: before the first apply)");
     }
+}
+
+/// Whom our own file shuts out is freed by a command, and no line of hosts.deny is to be removed.
+#[test]
+fn a_safe_address_in_the_file_of_who_is_blocked_is_to_be_unblocked() {
+    let fixture = embedded(12);
+    fixture.apply();
+    fixture.write("/var/lib/harden-portsentry/denied", "192.0.2.53\n");
+    let verify = || fixture.run(&["verify"]).exits(2).says("TCP wrappers shut out 192.0.2.53/32");
+    verify().says("harden-portsentry unblock ADDRESS").says_not("remove that line");
+    fixture.append("/etc/hosts.deny", "ALL: 192.0.2.53\n");
+    verify().says("remove that line if it is an old block");
+}
+
+/// Without commands and without stock jails of fail2ban nothing calls it.
+#[test]
+fn iptables_is_wanted_by_those_only_who_call_it() {
+    let fixture = embedded(12);
+    let status = fixture.text("/var/lib/dpkg/status");
+    let without: Vec<&str> =
+        status.split("\n\n").filter(|paragraph| !paragraph.starts_with("Package: iptables\n")).collect();
+    assert_eq!(without.len() + 1, status.split("\n\n").count());
+    fixture.write("/var/lib/dpkg/status", without.join("\n\n"));
+    fixture.write(POLICY, "engine = \"embedded\"\nfail2ban = false\n");
+    fixture.apply();
+    fixture.run(&["verify"]).says("nftables is installed, with which the embedded portsentry works");
+}
+
+/// The daemon reads policy.toml in its place, whatever file apply was told.
+#[test]
+fn terms_in_a_policy_elsewhere_are_said_to_be_without_effect() {
+    let fixture = embedded(12);
+    fixture.write("/srv/policy.toml", "engine = \"embedded\"\n[block]\nfirst = \"1h\"\n");
+    let named = fixture.path("/srv/policy.toml");
+    let diff = || fixture.run(&["diff", "--policy", named.to_str().expect("a path")]).exits(2);
+    diff().says("policy.toml is without effect: blocks go by /etc/harden-portsentry/policy.toml");
+    fixture.write(POLICY, "[block]\nfirst = \"1h\"\n");
+    diff().says_not("is without effect");
+}
+
+/// The ledger knows only whom it blocked; lines of before it stay, and that is said with what to do.
+#[test]
+fn whom_another_portsentry_denied_before_is_named() {
+    let fixture = embedded(12);
+    fixture.append("/etc/hosts.deny", "ALL: 203.0.113.9 : DENY\nALL: [2001:db8::9] : DENY\nsshd: 198.51.100.7\n");
+    let before = "until you remove them: 203.0.113.9; 2001:db8::9";
+    fixture.run(&["diff"]).exits(2).says("/etc/hosts.deny has lines as Debian's portsentry writes them").says(before);
+    fixture.run(&["diff", "--engine", "package"]).exits(2).says_not("as Debian's portsentry");
+    fixture.apply();
+    // Whoever wants such lines has them.
+    fixture.append(CONF, "KILL_HOSTS_DENY=\"ALL: $TARGET$ : DENY\"\n");
+    fixture.run(&["diff", "-v"]).exits(0).says_not("as Debian's portsentry");
 }
 
 /// Which engine a command without `--engine` takes, and why it is not Debian's.

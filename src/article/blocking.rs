@@ -5,10 +5,11 @@ use std::path::Path;
 use anyhow::Result;
 
 use crate::blocks::{Answer, DENIED};
-use crate::host::Generation;
-use crate::plan::{Content, Draft, FileKind, Step};
-use crate::settings::Response;
+use crate::host::{Generation, RuleList, iptables};
+use crate::plan::{Content, Draft, FileKind, Step, denied_address, is_block};
+use crate::settings::{POLICY, Policy, Response};
 use crate::syntax::hosts_access::{HostsAccess, MarkedEntry};
+use crate::syntax::portsentry_conf::PortsentryConf;
 
 use super::listening::edit_conf;
 use super::{Context, HOSTS_DENY, in_file, sections};
@@ -30,6 +31,12 @@ pub fn step(context: &Context, draft: &mut Draft) -> Result<Step> {
     }
     let Some(generation) = context.generation else { return Ok(step) };
     let built_in = built_in(context);
+    if generation == Generation::Embedded && built_in.is_none() {
+        step.warn(
+            "CHAOS is a target of iptables, so the embedded portsentry blocks as Debian's does, by a rule a host: without terms, \
+             ledger and guard, until the next boot; `response = \"drop\"` in policy.toml has it block by itself",
+        );
+    }
     hosts_deny(built_in, draft, &mut step)?;
     let (kill_route, kill_hosts_deny) = kill_commands(context, generation);
     edit_conf(generation, draft, &mut step, "block what scans", |conf| {
@@ -68,6 +75,10 @@ pub fn step(context: &Context, draft: &mut Draft) -> Result<Step> {
         }
         Ok(())
     })?;
+    if built_in.is_some() {
+        warn_of_other_terms(context, &mut step)?;
+        warn_of_older_blocks(context, draft, &mut step)?;
+    }
     let path = Path::new(DROP_IN);
     match generation {
         Generation::OneProcess => step.file(draft.put(
@@ -116,22 +127,76 @@ fn hosts_deny(built_in: Option<Answer>, draft: &mut Draft, step: &mut Step) -> R
     Ok(())
 }
 
+/// Warns of terms in a file that `--policy` names: the daemon, and whoever blocks by hand, read the one in its place.
+fn warn_of_other_terms(context: &Context, step: &mut Step) -> Result<()> {
+    let (named, own) = (&context.settings.policy_path, context.host.outside(Path::new(POLICY)));
+    if *named != own && Policy::read(named)?.block != Policy::read(&own)?.block {
+        step.warn(format!(
+            "[block] of {} is without effect: blocks go by {POLICY}, which the daemon reads; put it there",
+            named.display()
+        ));
+    }
+    Ok(())
+}
+
+/// Warns of hosts that another portsentry blocked before, by rules and lines of which the ledger knows nothing. Whoever has
+/// such commands in the configuration gets them on purpose.
+fn warn_of_older_blocks(context: &Context, draft: &Draft, step: &mut Step) -> Result<()> {
+    let text = |path: &str| match draft.content(Path::new(path)) {
+        Ok(Content::Bytes(bytes)) => bytes,
+        _ => Vec::new(),
+    };
+    let own = Generation::Embedded;
+    let conf = PortsentryConf::parse(&text(own.conf())).map_err(|error| in_file(own.conf(), error))?;
+    let has = |key: &str| conf.get(key, own.dialect()).is_some();
+    if !has("KILL_HOSTS_DENY") {
+        let denied = String::from_utf8_lossy(&text(HOSTS_DENY)).into_owned();
+        let denied: Vec<String> =
+            denied.lines().filter_map(denied_address).map(|address| address.to_string()).collect();
+        if !denied.is_empty() {
+            step.warn(format!(
+                "{HOSTS_DENY} has lines as Debian's portsentry writes them, of which `harden-portsentry unblock` knows nothing; \
+                 they shut out for ever whom they name, until you remove them: {}",
+                some_of(&denied)
+            ));
+        }
+    }
+    for ipv6 in [false, true].into_iter().filter(|_| !has("KILL_ROUTE")) {
+        let rules = RuleList::read(context.host, ipv6).text();
+        let rules: Vec<String> =
+            rules.lines().filter(|rule| is_block(rule)).map(|rule| rule.replacen("-A ", "-D ", 1)).collect();
+        if !rules.is_empty() {
+            step.warn(format!(
+                "the firewall has rules as Debian's portsentry makes them, of which `harden-portsentry unblock` knows nothing; \
+                 a boot ends them, and each of these does: {}",
+                some_of(&rules.iter().map(|rule| format!("{} {rule}", iptables(ipv6))).collect::<Vec<_>>())
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// The first few of them, for a line.
+fn some_of(all: &[String]) -> String {
+    const FEW: usize = 3;
+    let more = if all.len() > FEW { format!("; and {} more", all.len() - FEW) } else { String::new() };
+    format!("{}{more}", all[..all.len().min(FEW)].join("; "))
+}
+
 /// The command that blocks, and the line for hosts.deny; `None` where the command writes that, too.
 fn kill_commands(context: &Context, generation: Generation) -> (String, Option<String>) {
     // `-w` waits for whoever else changes the rules just now; without it iptables-legacy fails, and the daemon logs a
     // block (as in trap 4).
     if !generation.sees_ipv6() {
-        let command =
-            format!("{} -w -I INPUT -s $TARGET$ -j {}", crate::host::iptables(false), context.chosen.target(false));
+        let command = format!("{} -w -I INPUT -s $TARGET$ -j {}", iptables(false), context.chosen.target(false));
         return (command, Some("ALL: $TARGET$ : DENY".to_owned()));
     }
     // The daemon puts in the address, everywhere, and hands the command to `sh -c`. It has to choose by family: the
     // program, and for hosts.deny the brackets, which libwrap wants around IPv6 and around nothing else (trap 15). It
     // first looks whether the rule is there: 2.0 and the embedded one see packets before the firewall, and hear a blocked
     // host again.
-    let family = |ipv6: bool, listed: &str| {
-        format!("t={} d={listed} a={}", crate::host::iptables(ipv6), context.chosen.target(ipv6))
-    };
+    let family =
+        |ipv6: bool, listed: &str| format!("t={} d={listed} a={}", iptables(ipv6), context.chosen.target(ipv6));
     let command = format!(
         "case $TARGET$ in *:*) {};; *) {};; esac; \
          $t -w -C INPUT -s $TARGET$ -j $a 2>/dev/null || $t -w -I INPUT -s $TARGET$ -j $a; \

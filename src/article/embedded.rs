@@ -6,12 +6,13 @@ use std::path::Path;
 use anyhow::{Context as _, Result};
 use askama::Template;
 
-use crate::blocks::TABLE;
+use crate::blocks::{self, TABLE};
 use crate::daemon::responder;
 use crate::host::{EMBEDDED_UNIT, EMBEDDED_USER, Generation, Host, SYSUSERS};
-use crate::plan::{Content, Draft, FileKind, Step};
+use crate::plan::{Content, Draft, FileKind, Plan, Step, UnitAction};
 use crate::settings::POLICY;
 use crate::syntax::address_list::AddressList;
+use crate::syntax::portsentry_conf::PortsentryConf;
 
 use super::{Context, OURS, in_file, remove_ours, variables};
 
@@ -78,16 +79,24 @@ pub fn reads(context: &Context) -> Vec<&'static str> {
     vec![own.conf(), own.ignore_list(), POLICY, UNIT, variables::place(context)]
 }
 
-/// What it reads of these and may not be able to: it is not root.
-pub fn unreadable(context: &Context) -> Vec<&'static str> {
+/// Warns of what it has to read, or to go through, and cannot: it is not root.
+pub fn warn_of_unreadable(context: &Context, step: &mut Step) {
     let own = Generation::Embedded;
-    let mut paths = vec![own.conf(), own.ignore_list(), POLICY];
-    paths.retain(|path| {
-        let state = context.host.read(Path::new(path)).ok().flatten();
-        // A mask of an ACL stands where the group's bits do.
-        state.is_some_and(|state| state.mode & 0o004 == 0)
-    });
-    paths
+    let directories = ["/etc/harden-portsentry", "/var/lib/harden-portsentry"];
+    let closed = context.host.unreadable_by(EMBEDDED_USER, &directories);
+    for path in &closed {
+        step.warn(format!(
+            "{path} is closed to the user {EMBEDDED_USER}, who watches, and what it needs is in there: chmod o+x {path}"
+        ));
+    }
+    if closed.is_empty() {
+        for path in context.host.unreadable_by(EMBEDDED_USER, &[own.conf(), own.ignore_list(), POLICY]) {
+            step.warn(format!(
+                "{path} cannot be read by the user {EMBEDDED_USER}, who watches: chmod o+r {path}, \
+                 or, once there is that user, setfacl -m u:{EMBEDDED_USER}:r {path}"
+            ));
+        }
+    }
 }
 
 /// Plans its unit.
@@ -123,8 +132,58 @@ pub fn put_unit(context: &Context, draft: &mut Draft, step: &mut Step) -> Result
     Ok(())
 }
 
+/// Whether whom it blocked is free once this is done: another portsentry blocks from then on, or iptables does.
+pub fn ends_blocks(plan: &Plan) -> bool {
+    plan.files().iter().any(|file| {
+        let gives_up = || blocks_by_itself(file.before.as_deref()) && !blocks_by_itself(file.after.as_deref());
+        file.path == Path::new(BLOCKS) && file.after.is_none()
+            || file.path == Path::new(Generation::Embedded.conf()) && gives_up()
+    })
+}
+
+/// Whether a portsentry.conf asks for the built-in response.
+fn blocks_by_itself(conf: Option<&[u8]>) -> bool {
+    let conf = conf.and_then(|bytes| PortsentryConf::parse(bytes).ok());
+    conf.is_some_and(|conf| conf.get("KILL_NFT", Generation::Embedded.dialect()).is_some())
+}
+
+/// Plans that it stops where it is going to have iptables block: what it blocked by itself ends, and only once it does not
+/// run can that be forgotten.
+pub fn give_up_blocking(context: &Context, draft: &Draft, step: &mut Step) -> Result<()> {
+    let conf = Path::new(Generation::Embedded.conf());
+    let before = context.host.read(conf)?.map(|state| state.bytes);
+    let after = match draft.content(conf)? {
+        Content::Bytes(bytes) => Some(bytes),
+        Content::Absent | Content::Unknown => None,
+    };
+    if blocks_by_itself(before.as_deref()) && !blocks_by_itself(after.as_deref()) {
+        tell_who_is_freed(context, step);
+        let state = context.facts.units.get(EMBEDDED_UNIT);
+        if state.is_some_and(|state| state.active == "active" || state.active == "activating") {
+            step.unit(EMBEDDED_UNIT, UnitAction::Stop, "what it blocked by itself ends");
+        }
+    }
+    Ok(())
+}
+
+fn tell_who_is_freed(context: &Context, step: &mut Step) {
+    let blocked = if context.host.is_live() { blocks::look().map_or(0, |listed| listed.len()) } else { 0 };
+    if blocked > 0 {
+        let hosts = if blocked == 1 { "one host is".to_owned() } else { format!("{blocked} hosts are") };
+        step.info(format!("{hosts} blocked by the embedded portsentry or by hand: freed, and forgotten"));
+    }
+}
+
+/// Whether its user goes.
+pub fn leaves(plan: &Plan) -> bool {
+    plan.files().iter().any(|file| file.path == Path::new(SYSUSERS) && file.after.is_none())
+}
+
 /// Plans that all of it goes, but for what others wrote into the ignore list.
-pub fn remove(draft: &mut Draft, step: &mut Step) -> Result<()> {
+pub fn remove(context: &Context, draft: &mut Draft, step: &mut Step) -> Result<()> {
+    if context.host.exists(BLOCKS) {
+        tell_who_is_freed(context, step);
+    }
     let why = format!("it is for {EMBEDDED_UNIT}, and Debian's portsentry watches instead");
     let own = [UNIT, BLOCKS, RESPONDER_SOCKET, RESPONDER, SYSUSERS, DROP_IN, LOGROTATE, Generation::Embedded.conf()];
     for path in own.into_iter().chain(PACKAGE_WAITS) {
@@ -142,4 +201,35 @@ pub fn remove(draft: &mut Draft, step: &mut Step) -> Result<()> {
         });
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::{Change, FileChange};
+
+    #[test]
+    fn blocks_end_where_it_gives_up_blocking_and_nowhere_else() {
+        let ends = |path: &str, before: Option<&str>, after: Option<&str>| {
+            let bytes = |text: Option<&str>| text.map(|text| text.as_bytes().to_vec());
+            let mut step = Step::new("blocking", "Blocking", "");
+            step.changes.push(Change::File(FileChange {
+                path: path.into(),
+                before: bytes(before),
+                after: bytes(after),
+                mode: 0o644,
+                kind: FileKind::Whole,
+                why: String::new(),
+                follows_link_to: None,
+            }));
+            ends_blocks(&Plan { steps: vec![step] })
+        };
+        let (conf, nft, chaos) = (Generation::Embedded.conf(), "KILL_NFT=\"drop\"\n", "KILL_ROUTE=\"iptables\"\n");
+        assert!(ends(conf, Some(nft), Some(chaos)) && ends(conf, Some(nft), None), "chaos, or another engine");
+        assert!(ends(BLOCKS, Some("[Unit]\n"), None));
+        assert!(
+            !ends(conf, Some(chaos), Some(nft)) && !ends(conf, None, Some(nft)) && !ends(conf, Some(nft), Some(nft))
+        );
+        assert!(!ends(UNIT, Some("[Unit]\n"), Some("[Service]\n")) && !ends(BLOCKS, None, Some("[Unit]\n")));
+    }
 }

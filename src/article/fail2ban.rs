@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result};
 use askama::Template;
 use ipnet::IpNet;
 
-use crate::host::ServiceManager;
+use crate::host::{EMBEDDED_USER, Generation, SYSUSERS, ServiceManager};
 use crate::plan::{Change, Content, Draft, FileKind, Step};
 use crate::syntax::ini::Ini;
 
@@ -48,6 +48,9 @@ struct EmbeddedAction<'a> {
 struct Service<'a> {
     history: &'a str,
     history_dir: &'a str,
+    /// Whose that directory is, if it is not root's.
+    user: Option<&'a str>,
+    sysusers: &'a str,
 }
 
 pub fn step(context: &Context, draft: &mut Draft) -> Result<Step> {
@@ -59,7 +62,11 @@ pub fn step(context: &Context, draft: &mut Draft) -> Result<Step> {
         }
         return Ok(step);
     }
-    step.summary = format!("brings blocks back after a restart, for {}", context.settings.bantime.value);
+    let bantime = context.settings.bantime.value;
+    step.summary = match built_in(context) {
+        Some(_) => format!("lists whom portsentry catches, for {bantime}; when a block ends the ledger says"),
+        None => format!("brings blocks back after a restart, for {bantime}"),
+    };
     let Some(generation) = context.generation else {
         step.changes.push(Change::Later(Draft::later(Path::new(JAIL), "the jail")));
         return Ok(step);
@@ -84,7 +91,8 @@ pub fn step(context: &Context, draft: &mut Draft) -> Result<Step> {
     put(FILTER, include_str!("../../templates/fail2ban-filter.conf"), "reads portsentry's history, of 1.2 and of 2.0")?;
     put(JAIL, &text, "the jail, with the history that this portsentry writes")?;
     let directory = Path::new(history).parent().and_then(Path::to_str).unwrap_or("/");
-    let service = filled(&Service { history, history_dir: directory })?;
+    let user = (generation == Generation::Embedded).then_some(EMBEDDED_USER);
+    let service = filled(&Service { history, history_dir: directory, user, sysusers: SYSUSERS })?;
     put(SERVICE, &service, "a history that is missing stops every jail")?;
     for (package, text) in FLUSHING {
         let there = ["/lib/systemd/system", "/usr/lib/systemd/system", "/etc/systemd/system"];
@@ -101,7 +109,9 @@ pub fn step(context: &Context, draft: &mut Draft) -> Result<Step> {
             remove_ours(draft, &drop_in(package), "no ban is in the firewall", &mut step)?;
         }
     }
-    if let Content::Absent = draft.content(Path::new(history))? {
+    // In a directory that is the watcher's fail2ban's unit makes it, as the watcher.
+    let is_made_here = user.is_none() || context.facts.manager != ServiceManager::Systemd;
+    if is_made_here && draft.content(Path::new(history))? == Content::Absent {
         step.file(draft.put(Path::new(history), b"", 0o644, FileKind::Log, "fail2ban does not start without it")?);
     }
     sshd_jail(context, draft, &mut step)?;

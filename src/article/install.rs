@@ -11,9 +11,9 @@ use crate::host::{
     no_such_package,
 };
 use crate::plan::{Change, PackageChange, Step};
-use crate::settings::{Engine, Settings};
+use crate::settings::{Engine, Response, Settings};
 
-use super::response::CHAOS_PACKAGE;
+use super::response::{CHAOS_PACKAGE, Chosen};
 use super::{Context, embedded, sections};
 
 /// What the article preseeds, for debconf-set-selections(1): its one note must not stop the installation.
@@ -161,9 +161,12 @@ impl Offer {
 }
 
 fn wanted(engine: Engine, settings: &Settings, facts: &Facts) -> Vec<String> {
-    // The built-in one picks its packets with a table of nftables, and blocks with iptables as the other does.
+    // The built-in one picks its packets, and blocks, with tables of nftables.
     let watches = if engine == Engine::Embedded { "nftables" } else { "portsentry" };
-    let mut wanted = vec![watches.to_owned(), "iptables".to_owned()];
+    let mut wanted = vec![watches.to_owned()];
+    if needs_iptables(engine, settings, facts) {
+        wanted.push("iptables".to_owned());
+    }
     if settings.fail2ban.value {
         wanted.push("fail2ban".to_owned());
         // Only recommended on 11 and 12; a jail that reads the journal kills fail2ban without it.
@@ -176,6 +179,12 @@ fn wanted(engine: Engine, settings: &Settings, facts: &Facts) -> Vec<String> {
         wanted.push(format!("linux-headers-{}", kernel_release())); // dkms builds for the kernel that runs
     }
     wanted
+}
+
+/// Whether anything that is set up calls iptables: Debian's portsentry, CHAOS, stock jails of fail2ban.
+pub fn needs_iptables(engine: Engine, settings: &Settings, facts: &Facts) -> bool {
+    let answers_with_it = || Chosen::of(settings, facts).is_ok_and(|chosen| chosen.response == Response::Chaos);
+    engine != Engine::Embedded || settings.fail2ban.value || answers_with_it()
 }
 
 /// dpkg's list of a package's conffiles, those that somebody deleted: 1.2 dies without them and its unit

@@ -22,7 +22,8 @@ use crate::plan::{Content, Draft, Plan, Step};
 use crate::settings::{Engine, Settings};
 
 pub use blocking::built_in;
-pub use install::{Fallback, Offer};
+pub use embedded::{ends_blocks, leaves};
+pub use install::{Fallback, Offer, needs_iptables};
 pub use response::{CHAOS_PACKAGE, Chosen};
 pub use safe_addresses::{Safe, allowed_networks, safe_networks};
 pub use service::{by_hand, runs_as_wanted};

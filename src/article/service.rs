@@ -2,7 +2,9 @@
 
 use anyhow::Result;
 
-use crate::host::{BLOCKS_UNIT, EMBEDDED_UNIT, Facts, Generation, Process, ServiceManager, UnitState, hears_nothing};
+use crate::host::{
+    BLOCKS_UNIT, EMBEDDED_UNIT, Facts, Generation, Process, RESPONDER_SOCKETS, ServiceManager, UnitState, hears_nothing,
+};
 use crate::plan::{Draft, Step, UnitAction};
 
 use super::{Context, embedded, fail2ban, sections, variables};
@@ -24,14 +26,10 @@ pub fn step(context: &Context, draft: &mut Draft) -> Result<Step> {
     let mut step = Step::new("service", "Service", sections::SERVICE);
     if context.generation == Some(Generation::Embedded) {
         embedded::put_unit(context, draft, &mut step)?;
-        for path in embedded::unreadable(context) {
-            step.warn(format!(
-                "{path} cannot be read by everybody, and has to be by the user harden-portsentry, who watches: chmod o+r {path}, \
-                 or, once there is that user, setfacl -m u:harden-portsentry:r {path}"
-            ));
-        }
+        embedded::give_up_blocking(context, draft, &mut step)?;
+        embedded::warn_of_unreadable(context, &mut step);
     } else {
-        embedded::remove(draft, &mut step)?;
+        embedded::remove(context, draft, &mut step)?;
     }
     let Some(generation) = context.generation else {
         step.summary = "portsentry enabled and running".to_owned();
@@ -108,8 +106,9 @@ fn others(context: &Context, generation: Generation, step: &mut Step) {
     }
     if generation != Generation::Embedded {
         let why = "Debian's portsentry watches instead";
-        turn_off(context, EMBEDDED_UNIT, why, why, step);
-        turn_off(context, BLOCKS_UNIT, why, why, step);
+        for unit in [EMBEDDED_UNIT, BLOCKS_UNIT].into_iter().chain(RESPONDER_SOCKETS) {
+            turn_off(context, unit, why, why, step);
+        }
     }
     if generation == Generation::OneProcess && context.facts.portsentries().any(is_of_1_2) {
         step.info(

@@ -1,7 +1,7 @@
 //! The files, step by step: as described, or not.
 
-use crate::article::Described;
-use crate::host::{Facts, Generation};
+use crate::article::{Context, Described, needs_iptables};
+use crate::host::Generation;
 use crate::plan::{Change, Step};
 
 use super::{APPLY, Check};
@@ -16,7 +16,7 @@ pub fn checks(described: &Described) -> Vec<Check> {
 fn package(described: &Described) -> Check {
     let context = &described.context;
     if context.generation == Some(Generation::Embedded) {
-        return embedded_needs(context.facts);
+        return embedded_needs(context);
     }
     match context.facts.packages.get("portsentry") {
         None => {
@@ -33,10 +33,14 @@ fn package(described: &Described) -> Check {
 }
 
 /// The built-in portsentry comes with this program; what it works with are packages.
-fn embedded_needs(facts: &Facts) -> Check {
-    let missing: Vec<&str> = ["nftables", "iptables"].into_iter().filter(|name| !facts.packages.has(name)).collect();
+fn embedded_needs(context: &Context) -> Check {
+    let with_iptables = needs_iptables(context.offer.engine, context.settings, context.facts);
+    let needed = if with_iptables { &["nftables", "iptables"][..] } else { &["nftables"] };
+    let missing: Vec<&str> = needed.iter().copied().filter(|name| !context.facts.packages.has(name)).collect();
     if missing.is_empty() {
-        Check::ok("package", "nftables and iptables are installed, with which the embedded portsentry works")
+        let verb = if with_iptables { "are" } else { "is" };
+        let needed = needed.join(" and ");
+        Check::ok("package", format!("{needed} {verb} installed, with which the embedded portsentry works"))
     } else {
         Check::fail(
             "package",

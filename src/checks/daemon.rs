@@ -6,7 +6,10 @@ use std::time::Duration;
 use anyhow::Result;
 
 use crate::article::{Context, by_hand, runs_as_wanted};
-use crate::host::{EMBEDDED_UNIT, Facts, Generation, Process, ServiceManager, hears_nothing, nflog_groups};
+use crate::host::{
+    BLOCKS_UNIT, EMBEDDED_UNIT, Facts, Generation, Process, RESPONDER_SOCKETS, ServiceManager, hears_nothing,
+    nflog_groups,
+};
 
 use super::{APPLY, Check};
 
@@ -39,6 +42,9 @@ pub fn checks(context: &Context) -> Result<Vec<Check>> {
         if generation == Generation::Embedded {
             checks.push(listens(process));
         }
+    }
+    if generation == Generation::Embedded && context.facts.manager == ServiceManager::Systemd {
+        checks.extend(companions(context));
     }
     checks.extend(blind_to_ipv6(context, generation));
     Ok(checks)
@@ -186,6 +192,36 @@ fn listens(process: &Process) -> Check {
     };
     let remedy = format!("systemctl restart {EMBEDDED_UNIT}, or: {APPLY}");
     Check::fail(id, "the embedded portsentry gets no packets", why, remedy)
+}
+
+/// The units beside its own: without them it watches and blocks, and says nothing of what does not work.
+fn companions(context: &Context) -> [Check; 2] {
+    let of = |id, units: &[&str], holds: &str, fails: &str| {
+        let state = |unit: &str| context.facts.units.get(unit).map_or("unknown", |state| state.active.as_str());
+        let down: Vec<&str> = units.iter().copied().filter(|unit| state(unit) != "active").collect();
+        if down.is_empty() {
+            return Check::ok(id, format!("{holds} ({})", units.join(", ")));
+        }
+        let seen: Vec<String> = down.iter().map(|unit| format!("{unit} is {}", state(unit))).collect();
+        let down = down.join(" ");
+        Check::fail(id, fails, seen.join(", "), format!("systemctl status {down}; then: systemctl start {down}"))
+    };
+    let is_there = |unit: &&str| context.facts.units.get(*unit).is_some_and(|state| state.load == "loaded");
+    let sockets: Vec<&str> = RESPONDER_SOCKETS.into_iter().filter(is_there).collect();
+    [
+        of(
+            "responder-listens",
+            &sockets,
+            "commands are run and names looked up on demand",
+            "nobody runs the commands of portsentry.conf or looks up names",
+        ),
+        of(
+            "blocks-restored",
+            &[BLOCKS_UNIT],
+            "blocks are back before the network is up",
+            "blocks were not brought back before the network was up",
+        ),
+    ]
 }
 
 /// Without NET_RAW it is deaf, without NET_ADMIN its blocks fail, and it says neither (traps 19, 26). The embedded one

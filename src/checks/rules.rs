@@ -7,6 +7,7 @@ use anyhow::Result;
 
 use crate::article::{Context, built_in, safe_networks};
 use crate::blocks;
+use crate::blocks::control::Listed;
 use crate::history;
 use crate::host::{ChaosSupport, EMBEDDED_UNIT, Generation, RuleList};
 use crate::settings::Response;
@@ -18,15 +19,16 @@ pub fn checks(context: &Context) -> Result<Vec<Check>> {
         return Ok(vec![Check::skip("block-works", "whether a block works: this is an image, not a running system")]);
     }
     let mut checks = block_works(context);
-    let Ok(rules) = RuleList::ask_both(context.host) else {
-        checks.push(Check::skip(
-            "safe-not-blocked",
-            "whether a rule blocks a safe address: iptables may not list its rules here",
-        ));
-        return Ok(checks);
-    };
-    checks.push(safe_not_blocked(context, &rules));
-    checks.extend(blocked_in_kernel(context, &rules)?);
+    // The ledger first: asking it takes no iptables. Where the kernel does not answer, nobody knows.
+    let listed = blocks::look();
+    if built_in(context).is_some() {
+        checks.push(ledger_in_kernel(&listed));
+    }
+    let rules = RuleList::ask_both(context.host).ok();
+    checks.push(safe_not_blocked(context, rules.as_ref(), &listed.unwrap_or_default()));
+    if let Some(rules) = rules {
+        checks.extend(blocked_in_kernel(context, &rules)?);
+    }
     Ok(checks)
 }
 
@@ -89,9 +91,22 @@ fn may_make_namespaces() -> bool {
     effective.is_some_and(|bits| bits & (1 << 12) != 0 && bits & (1 << 21) != 0)
 }
 
-fn safe_not_blocked(context: &Context, rules: &[RuleList; 2]) -> Check {
+/// `rules` are `None` where iptables does not say what they are.
+fn safe_not_blocked(context: &Context, rules: Option<&[RuleList; 2]>, listed: &[Listed]) -> Check {
     let id = "safe-not-blocked";
-    let hit: Vec<String> = safe_networks(context)
+    let safe = safe_networks(context);
+    let by_ledger: Vec<&Listed> =
+        listed.iter().filter(|one| safe.iter().any(|safe| safe.network.contains(&one.address))).collect();
+    if !by_ledger.is_empty() {
+        let seen: Vec<String> = by_ledger.iter().map(|one| format!("{}: {}", one.address, one.why)).collect();
+        let remedies: Vec<String> =
+            by_ledger.iter().map(|one| format!("harden-portsentry unblock {}", one.address)).collect();
+        return Check::fail(id, "a safe address is blocked", seen.join("; "), remedies.join("; "));
+    }
+    let Some(rules) = rules else {
+        return Check::skip(id, "whether a rule blocks a safe address: iptables may not list its rules here");
+    };
+    let hit: Vec<String> = safe
         .iter()
         .filter(|safe| safe.network.max_prefix_len() == safe.network.prefix_len())
         .flat_map(|safe| {
@@ -104,12 +119,11 @@ fn safe_not_blocked(context: &Context, rules: &[RuleList; 2]) -> Check {
     if hit.is_empty() {
         Check::ok(id, "no rule blocks a safe address")
     } else {
-        Check::fail(
-            id,
-            "a safe address is blocked",
-            hit.join("; "),
-            "delete the rule with iptables -D, or fail2ban-client unban ADDRESS",
-        )
+        // A ban of a jail beside the embedded portsentry is no rule.
+        let by_jail =
+            if built_in(context).is_none() { ", or: fail2ban-client set portsentry unbanip ADDRESS" } else { "" };
+        let remedy = format!("delete the rule with iptables -D (ip6tables for IPv6){by_jail}");
+        Check::fail(id, "a safe address is blocked", hit.join("; "), remedy)
     }
 }
 
@@ -133,11 +147,14 @@ fn built_in_works(context: &Context, answer: blocks::Answer) -> Check {
 }
 
 /// Whoever the ledger says is blocked must be in the kernel's sets.
-fn ledger_in_kernel() -> Result<Check> {
+fn ledger_in_kernel(listed: &Result<Vec<Listed>>) -> Check {
     let id = "blocked-in-firewall";
-    let listed = blocks::look()?;
+    let listed = match listed {
+        Ok(listed) => listed,
+        Err(error) => return Check::skip(id, format!("whether the kernel blocks whom the ledger says: {error:#}")),
+    };
     let free: Vec<String> = listed.iter().filter(|one| !one.in_kernel).map(|one| one.address.to_string()).collect();
-    Ok(if free.is_empty() {
+    if free.is_empty() {
         Check::ok(id, format!("every host that is blocked is in the kernel's sets ({})", listed.len()))
     } else {
         Check::fail(
@@ -146,7 +163,7 @@ fn ledger_in_kernel() -> Result<Check> {
             "something took them out of the sets of table inet harden_portsentry_blocks",
             format!("systemctl restart {EMBEDDED_UNIT}; without it: harden-portsentry restore"),
         )
-    })
+    }
 }
 
 /// Whoever portsentry holds for blocked must be in the ruleset: it will not block him again (trap 18).
@@ -157,7 +174,7 @@ fn blocked_in_kernel(context: &Context, rules: &[RuleList; 2]) -> Result<Option<
         return Ok(None);
     };
     if built_in(context).is_some() {
-        return ledger_in_kernel().map(Some);
+        return Ok(None);
     }
     let blocked = blocked_hosts(context, generation)?;
     let free: Vec<String> = blocked

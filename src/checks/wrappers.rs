@@ -7,6 +7,7 @@ use anyhow::Result;
 use ipnet::IpNet;
 
 use crate::article::{Context, HOSTS_ALLOW, HOSTS_DENY, allowed_networks, safe_networks};
+use crate::blocks::DENIED;
 use crate::host::Generation;
 use crate::syntax::address_list::AddressList;
 use crate::syntax::hosts_access::{HostsAccess, evaluate};
@@ -138,18 +139,25 @@ fn ignored(context: &Context) -> Result<Vec<Check>> {
         ));
     }
     let files = |path: &str| context.host.text(path);
-    let shut: Vec<String> = safe_networks(context)
+    let safe = safe_networks(context);
+    let shut: Vec<String> = safe
         .iter()
         .filter(|safe| !evaluate(&allow, &denied, "sshd", sample(&safe.network), &files).granted)
         .map(|safe| format!("{} ({})", safe.network, safe.what))
         .collect();
     if !shut.is_empty() {
-        checks.push(Check::fail(
-            "hosts-deny",
-            format!("TCP wrappers shut out {}", shut.join(", ")),
-            "a line of /etc/hosts.deny matches it",
-            "remove that line if it is an old block; name the address in `safe` of policy.toml to have it let in always",
-        ));
+        // The file that our own line names holds who is blocked.
+        let without_ours = |path: &str| files(path).filter(|_| path != DENIED);
+        let by_ours =
+            safe.iter().all(|safe| evaluate(&allow, &denied, "sshd", sample(&safe.network), &without_ours).granted);
+        let (seen, remedy) = if by_ours {
+            (format!("it stands in {DENIED}, which {HOSTS_DENY} names"), "harden-portsentry unblock ADDRESS")
+        } else {
+            (format!("a line of {HOSTS_DENY} matches it"), "remove that line if it is an old block")
+        };
+        let remedy =
+            format!("{remedy}; name the address in `safe` of policy.toml to have it let in always, and: {APPLY}");
+        checks.push(Check::fail("hosts-deny", format!("TCP wrappers shut out {}", shut.join(", ")), seen, remedy));
     }
     Ok(checks)
 }

@@ -8,16 +8,17 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 use dialoguer::Confirm;
 
-use crate::article::{BUILT_IGNORE_LIST, Described, HOSTS_DENY, describe};
+use crate::article::{BUILT_IGNORE_LIST, Described, HOSTS_DENY, describe, ends_blocks, leaves};
 use crate::checks::{self, Outcome};
-use crate::host::{Facts, Host, Lock};
-use crate::plan::{Execution, FileChange, FileKind, Plan, RunState, Runs, execute};
+use crate::host::{EMBEDDED_USER, Facts, Host, Lock};
+use crate::plan::{Execution, FileChange, FileKind, Plan, RunState, Runs, UnitAction, execute};
 use crate::report::{AppliedReport, Page, Report, ago};
 use crate::settings::Settings;
 
 use super::arguments::{ApplyOptions, Common, Format};
 use super::progress::Progress;
 use super::session::{Session, settings};
+use super::undo::end_blocks;
 use super::{Declined, Exit, attended, print};
 
 /// How long a second apply waits for the first.
@@ -179,13 +180,31 @@ fn write_and_restart(
     let observed = [(Path::new(HOSTS_DENY), FileKind::Blocks), (Path::new(BUILT_IGNORE_LIST), FileKind::Generated)];
     // Only 1.2 has a builder: elsewhere the list is edited itself.
     let observed = if generation.is_1_2() { &observed[..] } else { &observed[..1] };
-    execution.files(plan, observed, Path::new(generation.history()))?;
+    execution.observe(observed, Path::new(generation.history()))?;
     let units = plan.units();
-    execution.units(&units, facts)?;
+    // How a unit is stopped stands in its file, which may go.
+    let (stops, others): (Vec<_>, Vec<_>) = units.iter().cloned().partition(|unit| unit.action == UnitAction::Stop);
+    execution.units(&stops, facts)?;
+    if described.context.host.is_live() {
+        end_embedded(described)?;
+    }
+    execution.files(plan)?;
+    execution.units(&others, facts)?;
     applied.files += plan.files().len();
     let services: std::collections::BTreeSet<_> = units.into_iter().map(|change| change.unit).collect();
     applied.services = services.into_iter().collect();
     Ok(())
+}
+
+/// Frees whom the built-in portsentry blocked, once it no longer blocks by itself, and removes its user where it goes. Before
+/// its files: whether it is to be done is read off these.
+fn end_embedded(described: &Described) -> Result<()> {
+    let host = described.context.host;
+    if ends_blocks(&described.plan) {
+        host.release_bans();
+        end_blocks()?;
+    }
+    if leaves(&described.plan) { host.remove_user(EMBEDDED_USER) } else { Ok(()) }
 }
 
 /// The diff is the truth; where the packages turned out otherwise than their archives said, say so.

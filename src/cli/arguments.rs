@@ -18,6 +18,24 @@ Exit status:
   64  a mistyped command line
  130  interrupted at a question; nothing was changed";
 
+const BLOCK_STATUSES: &str = "\
+Exit status:
+   0  it is blocked, or was already
+   1  refused, or an error; the reason stands on stderr
+  64  a mistyped command line";
+
+const UNBLOCK_STATUSES: &str = "\
+Exit status:
+   0  it is free, or was not blocked
+   1  an error; what it is stands on stderr
+  64  a mistyped command line";
+
+const LIST_STATUSES: &str = "\
+Exit status:
+   0  done
+   1  an error; what it is stands on stderr
+  64  a mistyped command line";
+
 /// Provisions, checks and takes back a working portsentry on Debian 11 to 14
 #[derive(Debug, Parser)]
 #[command(name = "harden-portsentry", version, after_help = STATUSES, max_term_width = 100, arg_required_else_help = true)]
@@ -28,9 +46,16 @@ pub struct Arguments {
     pub common: Common,
 }
 
-/// The command line as clap sees it, for man pages.
+/// The command line as clap sees it, for parsing, help and man pages.
 pub fn command() -> clap::Command {
-    Arguments::command()
+    let command = Arguments::command();
+    // Blocks are the running system's, and go by policy.toml: flags about what apply makes are refused or without effect
+    // there. Hidden here, a subcommand does not get them from above again.
+    let settings = command.get_arguments().filter(|argument| argument.get_help_heading() == Some("Settings"));
+    let hidden: Vec<clap::Arg> = settings.map(|argument| argument.clone().hide(true)).collect();
+    ["block", "unblock", "blocked", "restore"]
+        .into_iter()
+        .fold(command, |command, name| command.mut_subcommand(name, |sub| sub.args(&hidden)))
 }
 
 #[derive(Debug, Subcommand)]
@@ -49,14 +74,37 @@ pub enum Command {
     Undo(UndoOptions),
     /// List the applies of this machine
     Runs,
-    /// Block an address, whatever portsentry thinks of it
+    /// Block an address for a time
+    ///
+    /// It opens nothing new on this host; what is open goes on, unless policy.toml says `cut_established`. The daemon of the
+    /// embedded portsentry does it, or, where none runs, this command in its place, beside Debian's portsentry, too.
+    ///
+    /// Refused, with the reason, for who is never blocked: this host's own addresses, its gateways, resolvers and DHCP
+    /// servers, whom `safe` of policy.toml names, ssh clients of apply, and whom the ignore list names, the LAN among them.
+    ///
+    /// The ledger keeps the block over restarts. It is back at boot where harden-portsentry-blocks.service is set up, which
+    /// comes with the embedded portsentry; elsewhere `restore` brings it back. It takes root.
+    #[command(after_help = BLOCK_STATUSES)]
     Block(BlockOptions),
     /// Free an address that is blocked, and forget what was held against it
+    ///
+    /// It is free at once, in the kernel's sets and for TCP wrappers, and its next block is a first one. What Debian's
+    /// portsentry blocked is not freed by it: that is a rule of iptables, a line of hosts.deny and a ban of fail2ban. It
+    /// takes root.
+    #[command(after_help = UNBLOCK_STATUSES)]
     Unblock(UnblockOptions),
-    /// List who is blocked, until when and why
+    /// List who is blocked by the embedded portsentry or by hand, until when and why
+    ///
+    /// A line for each: ADDRESS; SINCE and UNTIL, in local time; TIMES, how often it was blocked, as far as that is
+    /// remembered; BY, who wanted it: daemon, hand, fail2ban, or kernel, where it was found in the kernel's sets; and WHY.
+    /// Whom Debian's portsentry blocked is not among them. It takes root.
+    #[command(after_help = LIST_STATUSES)]
     Blocked,
-    /// Make the kernel block whom the ledger says; at boot
-    #[command(hide = true)]
+    /// Have the kernel block again whom the ledger says, as at boot
+    ///
+    /// For after somebody took the table of blocked hosts away, as `nft flush ruleset` does. A daemon that runs does it by
+    /// itself; harden-portsentry-blocks.service does it at boot, before the network is up. It takes root.
+    #[command(after_help = LIST_STATUSES)]
     Restore,
     /// Ask for what is missing and write config.env and policy.toml
     Init(InitOptions),
@@ -206,8 +254,8 @@ pub struct BlockOptions {
     /// Whom: an IPv4 or IPv6 address
     #[arg(value_name = "ADDRESS")]
     pub address: IpAddr,
-    /// For how long: 90s, 15m, 1h, 1d, 2w, or forever [default: as long as a scanner's term, and one that is blocked stays
-    /// as it is]
+    /// For how long: 90s, 15m, 1h, 1d, 2w, or forever [default: `term` of [block] in policy.toml, a day, longer for who was
+    /// blocked before; one that is blocked stays as it is]
     #[arg(long = "for", value_name = "TIME")]
     pub length: Option<BanTime>,
     /// What to remember of it

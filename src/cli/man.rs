@@ -18,7 +18,17 @@ Everything else; see docs/policy.md.
 .TP
 /var/lib/harden\-portsentry/runs/
 A directory an apply, with its journal and the originals of what it changed.
+.TP
+/var/lib/harden\-portsentry/blocks/ledger
+Who is blocked until when, by the embedded portsentry or by hand; for `blocked` to read.
+.TP
+/var/lib/harden\-portsentry/denied
+Who is blocked now, an address a line, for TCP wrappers: /etc/hosts.deny names it.
+.TP
+/run/harden\-portsentry/control
+The socket by which block, unblock, blocked and restore ask the daemon that runs.
 .SH SEE ALSO
+.BR harden\-portsentry\-daemon (8),
 .BR portsentry (8),
 .BR fail2ban (1),
 .BR hosts_access (5),

@@ -21,7 +21,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Result, bail};
-use clap::Parser;
+use clap::FromArgMatches;
 
 use crate::daemon::responder;
 use crate::host::Host;
@@ -64,7 +64,8 @@ pub fn main(words: impl IntoIterator<Item = OsString>) -> ExitCode {
     if let Some(behind) = daemon::asked_for(&words) {
         return daemon::main(&behind, &words);
     }
-    let arguments = match Arguments::try_parse_from(words) {
+    let parsed = command().try_get_matches_from(words);
+    let arguments = match parsed.and_then(|matches| Arguments::from_arg_matches(&matches)) {
         Ok(arguments) => arguments,
         Err(error) => {
             // Help and version come this way too, and are no error.
@@ -74,6 +75,9 @@ pub fn main(words: impl IntoIterator<Item = OsString>) -> ExitCode {
         }
     };
     arguments.common.color.apply();
+    // What is written and installed has the modes that it is given, not what root's shell leaves of them: the watcher, who
+    // is not root, has to reach its files.
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
     // A Ctrl-C ends the program while nothing is being changed; apply and undo then take the signal over.
     let may_end = Arc::new(AtomicBool::new(true));
     end_on_interrupt(Arc::clone(&may_end));

@@ -1,12 +1,12 @@
 //! `undo`: show what goes back, ask once, do it.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 use dialoguer::Confirm;
 
-use crate::blocks;
+use crate::blocks::{self, Busy};
 use crate::host::{Host, Lock};
 use crate::plan::{Runs, Undo, UndoOutcome};
 use crate::report::{Page, unified};
@@ -16,6 +16,8 @@ use super::progress::Progress;
 use super::{Declined, Exit, attended, demand_root, print};
 
 const LOCK_LIMIT: Duration = Duration::from_secs(60);
+/// How long whoever keeps the blocks may take to end.
+const BUSY_LIMIT: Duration = Duration::from_secs(10);
 
 pub fn run(common: &Common, options: &UndoOptions, may_end: &AtomicBool) -> Result<Exit> {
     common.refuse_junit()?;
@@ -47,16 +49,25 @@ pub fn run(common: &Common, options: &UndoOptions, may_end: &AtomicBool) -> Resu
     let mut progress = Progress::new(common.quiet || !text);
     let numbers = undo.numbers();
     let packages_stay = !purge && !undo.packages().is_empty();
-    let is_complete = undo.is_complete();
-    let mut outcome = undo.carry_out(options.force, purge, &mut |event| progress.show(event))?;
-    if is_complete
-        && host.is_live()
-        && let Err(error) = blocks::end()
-    {
-        outcome.problems.push(format!("{error:#}"));
-    }
+    let outcome = undo.carry_out(options.force, purge, end_blocks, &mut |event| progress.show(event))?;
     tell(common, &numbers, &outcome, packages_stay);
     Ok(if outcome.problems.is_empty() { Exit::Good } else { Exit::Error })
+}
+
+/// Frees everybody and forgets all of them. A daemon that was told to end, and who blocks by hand just now, are waited for.
+///
+/// # Errors
+/// A daemon runs on, the kernel refuses, or a file cannot be removed.
+pub fn end_blocks() -> Result<()> {
+    let start = Instant::now();
+    loop {
+        match blocks::end() {
+            Err(error) if error.is::<Busy>() && start.elapsed() < BUSY_LIMIT => {
+                std::thread::sleep(Duration::from_millis(50));
+            }
+            result => return result,
+        }
+    }
 }
 
 fn shown(undo: &Undo, options: &UndoOptions, is_live: bool) -> Page {

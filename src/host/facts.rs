@@ -26,6 +26,8 @@ pub enum Generation {
 pub const EMBEDDED_UNIT: &str = "harden-portsentry.service";
 /// Has the kernel block whom the ledger says before the network is up, and frees them as it is stopped.
 pub const BLOCKS_UNIT: &str = "harden-portsentry-blocks.service";
+/// Where the built-in portsentry has done what it has no right to do, and names looked up.
+pub const RESPONDER_SOCKETS: [&str; 2] = ["harden-portsentry-responder.socket", "harden-portsentry-names.socket"];
 
 impl Generation {
     /// The generation of a Debian package version such as `1.2-14+b1`.
@@ -160,7 +162,7 @@ const PACKAGES: [&str; 10] = [
     "harden-portsentry",
 ];
 
-const UNITS: [&str; 8] = [
+const UNITS: [&str; 10] = [
     "portsentry.service",
     "portsentry@atcp.service",
     "portsentry@audp.service",
@@ -169,6 +171,8 @@ const UNITS: [&str; 8] = [
     "fail2ban.service",
     EMBEDDED_UNIT,
     BLOCKS_UNIT,
+    RESPONDER_SOCKETS[0],
+    RESPONDER_SOCKETS[1],
 ];
 
 impl Facts {

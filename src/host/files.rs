@@ -163,6 +163,21 @@ impl Host {
         sync_directory(directory).with_context(doing)
     }
 
+    /// Makes an empty file at `path`. Nobody's link is followed, for the directory may be another user's. Missing
+    /// directories are made (0755).
+    ///
+    /// # Errors
+    /// Something is there, a link that leads nowhere too; anything else that the file system refuses.
+    pub fn create(&self, path: &Path, mode: u32) -> Result<()> {
+        let outside = self.outside(path);
+        let doing = || format!("cannot make {}", path.display());
+        let directory = outside.parent().context("it has no directory").with_context(doing)?;
+        fs::create_dir_all(directory).map_err(explain).with_context(doing)?;
+        let made = OpenOptions::new().write(true).create_new(true).mode(mode).open(&outside);
+        made.map_err(explain).with_context(doing)?;
+        sync_directory(directory).with_context(doing)
+    }
+
     /// Removes the file or link at `path` (the link, not its target), and what a killed write left beside
     /// it. Nothing there is no error.
     ///
@@ -324,6 +339,16 @@ mod tests {
         assert_eq!(fs::read(root.path().join("etc/real")).unwrap(), b"x");
         assert!(root.path().join("etc/link").is_symlink());
         assert_eq!(host.read(Path::new("/etc/link")).unwrap().unwrap().real, Path::new("/etc/real"));
+    }
+
+    #[test]
+    fn an_empty_file_is_made_at_the_end_of_nobodys_link() {
+        let (root, host) = host();
+        symlink("/etc/elsewhere", root.path().join("etc/link")).unwrap();
+        assert!(host.create(Path::new("/etc/link"), 0o644).is_err());
+        assert_eq!(host.list("/etc"), ["link"]);
+        host.create(Path::new("/etc/log/new"), 0o644).unwrap();
+        assert_eq!(host.read(Path::new("/etc/log/new")).unwrap().unwrap().bytes, b"");
     }
 
     #[test]

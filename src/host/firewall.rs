@@ -93,12 +93,14 @@ fn without_watching(ruleset: &str) -> String {
 }
 
 impl RuleList {
-    /// The rules of all chains of the filter table; none where the family's program is missing, or in an image.
+    /// The rules of all chains of the filter table; none where the family's program is missing or IPv6 off, or in an image.
     ///
     /// # Errors
     /// The program is there and refuses to list them (no CAP_NET_ADMIN): then nobody knows what is blocked.
     pub fn ask(host: &Host, ipv6: bool) -> anyhow::Result<RuleList> {
-        if !host.is_live() || !host.exists(program(ipv6)) {
+        // Where IPv6 is off ip6tables fails, and there is nothing to block.
+        let is_off = ipv6 && !std::path::Path::new("/proc/net/if_inet6").exists();
+        if !host.is_live() || is_off || !host.exists(program(ipv6)) {
             return Ok(RuleList::default());
         }
         let listed = Invocation::new(program(ipv6), &["-w", "5", "-S"]).demand()?;

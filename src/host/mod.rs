@@ -3,6 +3,7 @@
 //! A [`Host`] has a root directory, so that the same code serves `/`, a mounted image and a fixture.
 
 mod age;
+mod bans;
 mod chaos;
 mod commands;
 mod dpkg_archive;
@@ -26,7 +27,7 @@ use anyhow::{Context, Result, bail};
 pub use age::age;
 pub use chaos::{ChaosSupport, kernel_release, secure_boot};
 pub use commands::{CommandOutput, Detached, Invocation, start_detached, start_with_stdin};
-pub use facts::{BLOCKS_UNIT, EMBEDDED_UNIT, Facts, Generation, Release};
+pub use facts::{BLOCKS_UNIT, EMBEDDED_UNIT, Facts, Generation, RESPONDER_SOCKETS, Release};
 pub use files::{FileState, Link, sibling_for_writing};
 pub use firewall::{Backend, Firewall, RuleList, blocking_tables, program as iptables};
 pub use kept_table::{Again, KeptTable, Text};

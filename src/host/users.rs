@@ -1,5 +1,8 @@
 //! The user that the embedded portsentry runs as.
 
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
 use anyhow::{Context, Result};
 
 use super::{Host, Invocation};
@@ -19,6 +22,32 @@ impl Host {
     /// Whether there is such a user, or is to be one.
     pub fn wants_user(&self, name: &str) -> bool {
         self.has_user(name) || self.exists(SYSUSERS)
+    }
+
+    /// Those of `paths` that a user cannot read, or, of directories, not go through. Tried as that user, or, while there is
+    /// none of that name, as nobody; where that cannot be tried, what others may do counts. What is not there is left out.
+    pub fn unreadable_by(&self, name: &str, paths: &[&str]) -> Vec<String> {
+        let there: Vec<&str> = paths.iter().copied().filter(|path| self.exists(path)).collect();
+        if self.is_live()
+            && let Some(found) = self.tried_by(name, &there)
+        {
+            return found;
+        }
+        let is_closed = |path: &&str| {
+            let meta = self.real_path(Path::new(path)).ok().and_then(|real| self.outside(&real).metadata().ok());
+            meta.is_some_and(|meta| meta.mode() & if meta.is_dir() { 0o001 } else { 0o004 } == 0)
+        };
+        there.into_iter().filter(is_closed).map(str::to_owned).collect()
+    }
+
+    fn tried_by(&self, name: &str, paths: &[&str]) -> Option<Vec<String>> {
+        const TRY: &str =
+            "for path; do if test -d $path; then test -x $path; else test -r $path; fi || echo $path; done";
+        let (user, group) = if self.has_user(name) { (name, name) } else { ("nobody", "nogroup") };
+        let (user, group) = (format!("--reuid={user}"), format!("--regid={group}"));
+        let words = [&[user.as_str(), &group, "--init-groups", "--", "sh", "-c", TRY, "sh"], paths].concat();
+        let tried = Invocation::new("setpriv", &words).run().ok().filter(|output| output.ok())?;
+        Some(tried.stdout.lines().map(str::to_owned).collect())
     }
 
     /// The numbers of a user and its group, which is made if it is missing, as systemd-sysusers(8) would.
@@ -51,15 +80,17 @@ impl Host {
         numbers.with_context(|| format!("there is no user {name} in /etc/passwd"))
     }
 
-    /// Removes a user, and the group that is its own, if there is one.
+    /// Removes a user, and the group that is its own, if there is one. Its logs stay, unless they are empty.
     ///
     /// # Errors
     /// userdel's own words.
     pub fn remove_user(&self, name: &str) -> Result<()> {
         if self.has_user(name) {
             Invocation::new("userdel", &[name]).demand().with_context(|| format!("cannot remove the user {name}"))?;
+            let logs = format!("/var/log/{name}");
             // Its number may be somebody else's one day.
-            let _ = Invocation::new("chown", &["-R", "-h", "root:root", &format!("/var/log/{name}")]).run();
+            let _ = Invocation::new("chown", &["-R", "-h", "root:root", &logs]).run();
+            let _ = Invocation::new("find", &[&logs, "-xdev", "-empty", "-delete"]).run();
         }
         Ok(())
     }

@@ -135,15 +135,11 @@ impl Execution<'_> {
         Ok(installed)
     }
 
-    /// Writes every file of the plan. `observed` are files that the daemon or its package write, `history` its
-    /// history: what they hold now is noted, so that an undo can tell what came since.
+    /// Writes every file of the plan.
     ///
     /// # Errors
     /// The file system refuses, or somebody asked to stop.
-    pub fn files(&mut self, plan: &Plan, observed: &[(&Path, FileKind)], history: &Path) -> Result<()> {
-        if !self.observed {
-            self.observe(observed, history)?;
-        }
+    pub fn files(&mut self, plan: &Plan) -> Result<()> {
         let files = plan.files();
         for change in &files {
             self.file(change)?;
@@ -154,13 +150,22 @@ impl Execution<'_> {
         Ok(())
     }
 
-    fn observe(&mut self, observed: &[(&Path, FileKind)], history: &Path) -> Result<()> {
+    /// Notes, once a run and before anything else, what `observed` hold, files that the daemon or its package write, and
+    /// how long its `history` is, so that an undo can tell what came since.
+    ///
+    /// # Errors
+    /// The file system refuses.
+    pub fn observe(&mut self, observed: &[(&Path, FileKind)], history: &Path) -> Result<()> {
+        if self.observed {
+            return Ok(());
+        }
         for &(path, kind) in observed {
             let before = self.keep_before(path)?;
             let path = path.to_owned();
             self.journal.add(&Record::File { path, kind, before, after: None, new_directories: Vec::new() })?;
         }
-        let length = self.host.read(history)?.map_or(0, |state| state.bytes.len() as u64);
+        // Who watches may have put anything there.
+        let length = self.host.read(history).ok().flatten().map_or(0, |state| state.bytes.len() as u64);
         self.journal.add(&Record::History { path: history.to_owned(), length })?;
         self.observed = true;
         Ok(())
@@ -181,6 +186,7 @@ impl Execution<'_> {
             new_directories,
         })?;
         match &change.after {
+            Some(_) if change.kind == FileKind::Log => self.host.create(&change.path, change.mode),
             Some(bytes) => self.host.write(&change.path, bytes, change.mode),
             None => self.host.remove(&change.path),
         }

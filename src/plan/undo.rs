@@ -10,17 +10,15 @@ use anyhow::{Context, Result, bail};
 
 use crate::history;
 use crate::host::{
-    BLOCKS_UNIT, CommandOutput, EMBEDDED_UNIT, EMBEDDED_USER, Host, Invocation, Packages, RuleList, SYSUSERS,
-    ServiceManager,
+    BLOCKS_UNIT, EMBEDDED_UNIT, EMBEDDED_USER, Host, Packages, RESPONDER_SOCKETS, RuleList, SYSUSERS, ServiceManager,
 };
 
 use super::change::{FileChange, FileKind};
 use super::execute::Event;
 use super::journal::{Journal, Kept, Record};
 use super::runs::{Run, Runs};
-use entries::{
-    added_lines, denied_address, is_block, merged, with_hosts_entries_of, with_list_entries_of, without_blocks,
-};
+use entries::{added_lines, merged, with_hosts_entries_of, with_list_entries_of, without_blocks};
+pub use entries::{denied_address, is_block};
 
 /// A file that somebody edited after apply.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -231,7 +229,8 @@ impl<'a> Undo<'a> {
                     self.blocked.extend(added_lines(&now, &before).iter().filter_map(|line| denied_address(line)));
                 }
                 Record::History { path, length } => {
-                    let Some(state) = self.host.read(path)? else { continue };
+                    // Who watched may have put anything there.
+                    let Some(state) = self.host.read(path).ok().flatten() else { continue };
                     // A shorter file was rotated since; all of it is new then.
                     let from = usize::try_from(*length).unwrap_or(0);
                     let since = state.bytes.get(from..).unwrap_or(&state.bytes);
@@ -299,12 +298,18 @@ impl<'a> Undo<'a> {
         Ok(())
     }
 
-    /// Does it. Every part is tried, and what could not be put back is in the outcome; the runs count as
-    /// taken back only if nothing is.
+    /// Does it. `end_blocks` frees whom the built-in portsentry blocks, and forgets them. Every part is tried, and what could
+    /// not be put back is in the outcome; the runs count as taken back only if nothing is.
     ///
     /// # Errors
     /// The journal cannot be written.
-    pub fn carry_out(self, force: bool, purge: bool, tell: &mut dyn FnMut(Event)) -> Result<UndoOutcome> {
+    pub fn carry_out(
+        self,
+        force: bool,
+        purge: bool,
+        end_blocks: impl FnOnce() -> Result<()>,
+        tell: &mut dyn FnMut(Event),
+    ) -> Result<UndoOutcome> {
         let mut outcome = UndoOutcome::default();
         let live = self.host.is_live();
         let try_to = |result: Result<()>, problems: &mut Vec<String>| {
@@ -313,12 +318,21 @@ impl<'a> Undo<'a> {
             }
         };
         if live {
-            self.release_bans();
+            if self.complete {
+                self.host.release_bans();
+            }
             // Nothing may block anybody while blocks are being lifted.
-            for (unit, ..) in self.units.iter().filter(|(unit, ..)| {
-                unit.starts_with("portsentry") || [EMBEDDED_UNIT, BLOCKS_UNIT].contains(&unit.as_str())
-            }) {
+            let embedded = [&[EMBEDDED_UNIT, BLOCKS_UNIT][..], &RESPONDER_SOCKETS].concat();
+            for (unit, ..) in self
+                .units
+                .iter()
+                .filter(|(unit, ..)| unit.starts_with("portsentry") || embedded.contains(&unit.as_str()))
+            {
                 try_to(self.host.stop(unit), &mut outcome.problems);
+            }
+            // While there is an nft to do it with.
+            if self.complete {
+                try_to(end_blocks(), &mut outcome.problems);
             }
         }
         let kept: BTreeSet<&Path> =
@@ -403,22 +417,6 @@ impl<'a> Undo<'a> {
                 Ok(()) => outcome.services.push(name.to_owned()),
                 Err(error) => outcome.problems.push(format!("{error:#}")),
             }
-        }
-    }
-
-    /// fail2ban remembers its bans in a database of its own and would bring them back with the next jail of
-    /// this name. A server that does not answer has no rules either.
-    fn release_bans(&self) {
-        if !self.complete || !self.host.exists("/usr/bin/fail2ban-client") {
-            return;
-        }
-        let banned = Invocation::new("fail2ban-client", &["get", "portsentry", "banip"]).run();
-        let Ok(CommandOutput { status: Some(0), stdout, .. }) = banned else { return };
-        let addresses: Vec<&str> = stdout.split_whitespace().filter(|word| word.parse::<IpAddr>().is_ok()).collect();
-        if !addresses.is_empty() {
-            let mut words = vec!["set", "portsentry", "unbanip"];
-            words.extend(addresses);
-            let _ = Invocation::new("fail2ban-client", &words).run();
         }
     }
 }

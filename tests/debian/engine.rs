@@ -1,6 +1,6 @@
 //! Which portsentry watches: Debian's, or the one built into the program.
 
-use crate::bed::{Bed, OTHER_OUTSIDER, OUTSIDER, Suite};
+use crate::bed::{Bed, OTHER_OUTSIDER, OUTSIDER, PROGRAM, Suite, is_embedded, seconds, wait_for};
 
 /// auto takes Debian's while apt has it; the embedded one is asked for, or is what is left.
 pub fn where_apt_has_no_portsentry_the_embedded_one_takes_its_place(suite: Suite) {
@@ -22,12 +22,18 @@ pub fn where_apt_has_no_portsentry_the_embedded_one_takes_its_place(suite: Suite
 pub fn the_embedded_one_stays_until_the_package_is_asked_for(suite: Suite) {
     let bed = Bed::stock(suite).with_program();
     let package = suite.units().join(" ");
-    let only = |running: &str, other: &str| {
-        bed.ok(&format!("systemctl is-active {running} && systemctl is-enabled {running}"));
-        bed.run(&format!("systemctl is-active {other}")).fails();
-        bed.run(&format!("systemctl is-enabled {other}")).fails();
+    // `is-active` and `is-enabled` are content with one of several.
+    let only = |running: &str, others: &str| {
+        for unit in running.split(' ') {
+            bed.ok(&format!("systemctl is-active {unit} && systemctl is-enabled {unit}"));
+        }
+        for unit in others.split(' ') {
+            bed.run(&format!("systemctl is-active {unit}")).fails();
+            bed.run(&format!("systemctl is-enabled {unit}")).fails();
+        }
     };
-    bed.tool("apply --yes --engine embedded").succeeds();
+    // Root's shell may keep from others whatever it makes; the watcher is one of them.
+    bed.run(&format!("cd /root && umask 077 && {PROGRAM} apply --yes --engine embedded")).succeeds();
     only("harden-portsentry", &package);
     let before = bed.stamps("/etc /usr/local");
     bed.tool("diff -v")
@@ -44,9 +50,17 @@ pub fn the_embedded_one_stays_until_the_package_is_asked_for(suite: Suite) {
     bed.scan(OUTSIDER);
     bed.wait_until_blocked(OUTSIDER);
 
-    bed.tool("diff --engine package").exits(2).says("remove /etc/systemd/system/harden-portsentry.service");
+    bed.wait_until_banned(OUTSIDER);
+    assert!(!bed.ssh_answers(OUTSIDER), "it is blocked");
+
+    bed.tool("diff --engine package")
+        .exits(2)
+        .says("remove /etc/systemd/system/harden-portsentry.service")
+        .says("2 hosts are blocked by the embedded portsentry or by hand: freed, and forgotten");
     bed.tool("apply --yes --engine package").succeeds();
-    only(&package, "harden-portsentry");
+    only(&package, "harden-portsentry harden-portsentry-blocks harden-portsentry-responder.socket");
+    nothing_is_left_of_the_embedded_one(&bed);
+    assert!(bed.ssh_answers(OUTSIDER) && !bed.firewall_names(OUTSIDER), "whom it blocked is free:\n{}", bed.firewall());
     bed.apply().says("nothing to change");
     bed.tool("verify").succeeds();
     bed.wait_until_it_listens();
@@ -55,6 +69,160 @@ pub fn the_embedded_one_stays_until_the_package_is_asked_for(suite: Suite) {
 
     bed.tool("undo 1 --yes").succeeds();
     bed.tool("diff --format json").exits(2).says("\"chosen\": \"package\"");
+}
+
+/// Whom the ledger blocks though he is safe, a responder that nobody can ask, blocks that did not come back at boot.
+pub fn verify_names_what_fails_beside_the_watcher(suite: Suite) {
+    let bed = Bed::stock(suite).with_program();
+    bed.apply();
+    bed.wait_until_it_listens();
+    bed.tool("verify").succeeds();
+
+    // What an ACL lets the watcher read it can read.
+    bed.ok(&format!("chmod 640 {}", suite.conf()));
+    bed.tool("diff -v").exits(0).says("cannot be read by the user harden-portsentry").says("setfacl -m");
+    bed.ok(&format!("setfacl -m u:harden-portsentry:r {}", suite.conf()));
+    bed.tool("diff -v").exits(0).says_not("cannot be read by");
+
+    bed.ok("systemctl stop harden-portsentry-responder.socket");
+    bed.tool("verify")
+        .exits(2)
+        .says("harden-portsentry-responder.socket is inactive")
+        .says("systemctl status harden-portsentry-responder.socket");
+    bed.ok("systemctl start harden-portsentry-responder.socket");
+
+    let drop_in = "/run/systemd/system/harden-portsentry-blocks.service.d";
+    bed.ok(&format!(
+        "mkdir -p {drop_in}; printf '[Service]\\nExecStart=\\nExecStart=/bin/false\\n' >{drop_in}/test.conf"
+    ));
+    bed.run("systemctl daemon-reload; systemctl restart harden-portsentry-blocks").fails();
+    bed.tool("verify")
+        .exits(2)
+        .says("harden-portsentry-blocks.service is failed")
+        .says("systemctl status harden-portsentry-blocks.service");
+    bed.ok(&format!("rm -r {drop_in}; systemctl daemon-reload; systemctl start harden-portsentry-blocks"));
+    bed.tool("verify").succeeds();
+
+    bed.scan(OUTSIDER);
+    bed.wait_until_blocked(OUTSIDER);
+    bed.wait_until_banned(OUTSIDER);
+    bed.set_policy(&format!("safe = [\"{OUTSIDER}\"]\n"));
+    bed.tool("verify")
+        .exits(2)
+        .says("a safe address is blocked")
+        .says(&format!("harden-portsentry unblock {OUTSIDER}"));
+    bed.ok(&format!("harden-portsentry unblock {OUTSIDER}"));
+    bed.apply();
+    bed.tool("verify").succeeds();
+}
+
+/// As if the kernel had CHAOS: its extension is there, a module is listed, and what iptables is told to do with it is done
+/// with DROP.
+const CHAOS: &str = r#"
+    mkdir -p /lib/modules/$(uname -r); echo 'updates/dkms/xt_CHAOS.ko:' >>/lib/modules/$(uname -r)/modules.dep
+    rm /usr/sbin/iptables
+    printf '%s\n' '#!/bin/sh' 'for word; do shift; [ "$word" != CHAOS ] || word=DROP; set -- "$@" "$word"; done' \
+        'exec /usr/sbin/xtables-nft-multi iptables "$@"' >/usr/sbin/iptables
+    chmod 755 /usr/sbin/iptables"#;
+
+/// CHAOS is iptables' alone: the ledger ends with the block that was built in, and does not come back with a boot.
+pub fn a_change_to_chaos_frees_whom_the_ledger_holds(suite: Suite) {
+    let bed = Bed::stock(suite).with_program();
+    bed.apply();
+    bed.wait_until_it_listens();
+    bed.scan(OUTSIDER);
+    bed.wait_until_blocked(OUTSIDER);
+    bed.wait_until_banned(OUTSIDER);
+    bed.apt("install xtables-addons-common");
+    bed.ok(CHAOS);
+    bed.tool("diff")
+        .exits(2)
+        .says("CHAOS is a target of iptables")
+        .says("one host is blocked by the embedded portsentry or by hand: freed, and forgotten");
+    bed.apply();
+    let is_free = || bed.ssh_answers(OUTSIDER) && !bed.firewall_names(OUTSIDER);
+    assert!(is_free(), "{}", bed.firewall());
+    assert!(!bed.exists("/var/lib/harden-portsentry/blocks/ledger"));
+    bed.wait_until_it_listens();
+    bed.scan(OTHER_OUTSIDER);
+    bed.wait_until_blocked(OTHER_OUTSIDER);
+    assert!(bed.ok("iptables -S INPUT").contains(OTHER_OUTSIDER), "by a rule");
+    bed.tool("verify").succeeds();
+    bed.reboot();
+    bed.wait_until_it_listens();
+    assert!(is_free(), "{}", bed.firewall());
+}
+
+/// What README says about freeing somebody, done as it stands there.
+pub fn whom_readme_frees_is_free(suite: Suite) {
+    let bed = Bed::stock(suite).with_program();
+    bed.apply();
+    bed.wait_until_it_listens();
+    bed.wait_for_jail("portsentry");
+    bed.scan(OUTSIDER);
+    bed.wait_until_blocked(OUTSIDER);
+    bed.wait_until_banned(OUTSIDER);
+    wait_for(seconds(30), "ssh to be refused", || !bed.ssh_answers(OUTSIDER));
+    let first = if is_embedded() { "harden-portsentry unblock 203.0.113.9" } else { "fail2ban-client set" };
+    let lines = include_str!("../../README.md").lines().skip_while(|line| !line.trim_start().starts_with(first));
+    let commands: Vec<&str> =
+        lines.take_while(|line| !line.is_empty()).filter(|line| !line.contains("--all")).collect();
+    assert_eq!(commands.len(), if is_embedded() { 1 } else { 4 }, "{commands:?}");
+    for command in commands {
+        let command = command.replace("free at once, everywhere", "");
+        bed.ok(&command);
+    }
+    assert!(bed.ssh_answers(OUTSIDER) && !bed.firewall_names(OUTSIDER), "{}", bed.firewall());
+    assert!(!bed.ok("cat /etc/hosts.deny").contains(OUTSIDER));
+    bed.tool("verify").succeeds();
+}
+
+/// Whoever is blocked when policy.toml begins to name him is free as soon as that is applied, over a boot, too.
+pub fn whom_safe_names_is_freed_by_apply(suite: Suite) {
+    let bed = Bed::stock(suite).with_program();
+    bed.apply();
+    bed.wait_until_it_listens();
+    for address in [OUTSIDER, OTHER_OUTSIDER] {
+        bed.scan(address);
+        bed.wait_until_blocked(address);
+    }
+    bed.set_policy(&format!("safe = [\"{OUTSIDER}\"]\n"));
+    bed.apply();
+    let is_right = || !bed.firewall_names(OUTSIDER) && bed.ssh_answers(OUTSIDER) && !bed.ssh_answers(OTHER_OUTSIDER);
+    assert!(is_right(), "{}", bed.firewall());
+    assert!(!bed.ok("harden-portsentry blocked").contains(&format!("{OUTSIDER} ")), "the ledger has forgotten him");
+    bed.tool("verify").succeeds();
+    bed.power_cycle();
+    bed.wait_until_it_listens();
+    assert!(is_right(), "{}", bed.firewall());
+}
+
+/// Blocks of Debian's portsentry stay when the embedded one takes over, and it is said how they end.
+pub fn blocks_of_the_package_are_named_when_the_embedded_one_takes_over(suite: Suite) {
+    let bed = Bed::stock(suite).with_program();
+    bed.apply();
+    bed.wait_until_it_listens();
+    bed.scan(OUTSIDER);
+    bed.wait_until_blocked(OUTSIDER);
+    let apply = bed.tool("apply --yes --engine embedded").succeeds();
+    let rule = apply.says("rules as Debian's portsentry makes them").says("until you remove them: 203.0.113.9").stdout;
+    let rule = rule.split_whitespace().collect::<Vec<_>>().join(" ");
+    let rule = rule.split("each of these does: ").nth(1).expect("a command");
+    let command: Vec<&str> = rule.split(' ').take(7).collect();
+    bed.ok(&command.join(" "));
+    bed.ok("sed -i '/203.0.113.9 : DENY/d' /etc/hosts.deny");
+    wait_for(seconds(20), "that it is free", || bed.ssh_answers(OUTSIDER));
+    bed.tool("diff -v").exits(0).says_not("as Debian's portsentry");
+}
+
+/// Neither in the kernel nor on the disk, but for its history.
+fn nothing_is_left_of_the_embedded_one(bed: &Bed) {
+    bed.run("nft list tables | grep harden_portsentry").fails();
+    bed.run("getent passwd harden-portsentry").fails();
+    bed.run("pgrep -f 'harden-portsentry [dr](aemon|esponder)'").fails();
+    let places = "/run/harden-portsentry /run/harden-portsentry-responder.sock /var/lib/harden-portsentry/blocks
+                  /var/lib/harden-portsentry/metrics /var/lib/harden-portsentry/denied";
+    assert_eq!(bed.run(&format!("ls -d {} 2>/dev/null", places.replace('\n', " "))).stdout, "", "left behind");
 }
 
 /// Whoever installs Debian's package later is asked nothing, and has one portsentry that watches, still the embedded one.

@@ -3,7 +3,7 @@
 use std::fs;
 use std::process::{Command, Stdio};
 
-use crate::bed::{Bed, GATEWAY, OUTSIDER, PROGRAM, seconds, wait_for};
+use crate::bed::{Bed, GATEWAY, OUTSIDER, PROGRAM, is_embedded, seconds, wait_for};
 use crate::bed::{OTHER_OUTSIDER, Suite};
 use crate::tree::{ACCOUNTS, ACCOUNTS_BEFORE, Node, Tree};
 
@@ -52,6 +52,9 @@ pub fn fresh_to_undo(suite: Suite) {
         "undo takes the blocks with it:\n{rules}"
     );
     assert!(bed.ssh_answers(OUTSIDER));
+    if is_embedded() {
+        nothing_is_left(&bed);
+    }
     bed.tool("diff --dry-run").exits(2);
 
     drop(bed);
@@ -74,9 +77,24 @@ pub fn undo_with_the_packages_leaves_no_trace(suite: Suite) {
     bed.tool("undo --yes --purge-packages").succeeds();
     before.must_equal(&etc(&bed), "/etc (left: before, right: after)");
     assert_eq!(bed.ok("dpkg-query -W -f '${Package} ${Status}\\n'"), packages);
-    let left = "ls -d /usr/local/sbin/harden-portsentry /var/lib/portsentry /var/lib/fail2ban 2>/dev/null";
-    assert_eq!(bed.run(left).stdout, "", "left behind");
+    nothing_is_left(&bed);
+    assert_eq!(
+        bed.run("ls -d /usr/local/sbin/harden-portsentry /var/lib/portsentry /var/lib/fail2ban 2>/dev/null").stdout,
+        ""
+    );
     assert!(!bed.firewall_names(OUTSIDER) && bed.ssh_answers(OUTSIDER), "{}", bed.firewall());
+    // Who asked for the tables went with the packages.
+    bed.apt("install nftables");
+    nothing_is_left(&bed);
+}
+
+/// Neither in the kernel nor on the disk, the history and the journals of the runs excepted.
+fn nothing_is_left(bed: &Bed) {
+    bed.run("nft list tables | grep harden_portsentry").fails();
+    bed.run("getent passwd harden-portsentry").fails();
+    let places = "/run/*portsentry* /var/lib/harden-portsentry/blocks /var/lib/harden-portsentry/metrics
+                  /var/lib/harden-portsentry/denied";
+    assert_eq!(bed.run(&format!("ls -d {} 2>/dev/null", places.replace('\n', " "))).stdout, "", "left behind");
 }
 
 fn etc(bed: &Bed) -> Tree {

@@ -62,6 +62,8 @@ debian! { Package in debian_11 debian_12 debian_13 debian_14 {
     engine::the_embedded_one_stays_until_the_package_is_asked_for                full ci   full full
     engine::where_apt_has_no_portsentry_the_embedded_one_takes_its_place         no   no   ci   no
     engine::a_later_apt_install_starts_no_second_daemon                          full full full ci
+    engine::blocks_of_the_package_are_named_when_the_embedded_one_takes_over     full ci   full full
+    engine::whom_readme_frees_is_free                                            ci   full full full
     files::a_full_disk_leaves_the_old_file                                       no   ci   no   no
     files::a_read_only_file_system_is_refused                                    no   ci   no   no
     files::a_symlinked_file_is_followed_and_keeps_all_it_has                     no   ci   ci   ci
@@ -134,6 +136,10 @@ debian! { Embedded in embedded_11 embedded_12 embedded_13 embedded_14 {
     containers::trap_25_where_nothing_may_start_services                       full full full ci
     containers::trap_26_without_net_admin_there_is_no_rule                     full full ci   full
     containers::verify_of_nothing_is_a_failure                                 full full full full
+    engine::verify_names_what_fails_beside_the_watcher                         full ci   full full
+    engine::whom_safe_names_is_freed_by_apply                                  full full ci   full
+    engine::a_change_to_chaos_frees_whom_the_ledger_holds                      full ci   full full
+    engine::whom_readme_frees_is_free                                          full ci   full full
     files::a_full_disk_leaves_the_old_file                                     full ci   full full
     files::a_read_only_file_system_is_refused                                  full full full full
     files::a_symlinked_file_is_followed_and_keeps_all_it_has                   full full ci   full

@@ -124,6 +124,31 @@ pub fn trap_21_a_missing_history_kills_all_of_fail2ban(suite: Suite) {
     bed.ok(&format!("rm {}; systemctl restart fail2ban", suite.history()));
     bed.wait_for_jail("portsentry");
     bed.wait_for_jail("sshd");
+    if is_embedded() {
+        nobody_follows_a_link_in_the_watchers_directory(&bed);
+    }
+}
+
+/// Whoever took over the watcher can put a link there; neither fail2ban's start nor apply makes a file at its end.
+fn nobody_follows_a_link_in_the_watchers_directory(bed: &Bed) {
+    let history = bed.suite.history();
+    bed.ok("systemctl stop harden-portsentry");
+    let put_link = || {
+        bed.ok(&format!(
+            "rm -f {history}; setpriv --reuid=harden-portsentry --regid=harden-portsentry --clear-groups \
+               ln -s /etc/cron.d/mine {history}"
+        ));
+    };
+    put_link();
+    bed.run("systemctl restart fail2ban");
+    assert!(!bed.exists("/etc/cron.d/mine"), "by fail2ban's start");
+    put_link();
+    bed.tool("apply --yes");
+    bed.ok("systemctl stop harden-portsentry");
+    assert!(!bed.exists("/etc/cron.d/mine"), "by apply");
+    bed.ok(&format!("rm -f {history}"));
+    bed.apply();
+    bed.wait_for_jail("portsentry");
 }
 
 pub fn trap_21_logrotate_leaves_no_gap_for_fail2ban(suite: Suite) {

@@ -50,7 +50,7 @@ pub(super) fn added_lines(now: &[u8], before: &[u8]) -> Vec<String> {
 }
 
 /// The address of a line that KILL_HOSTS_DENY writes: `ALL: ADDRESS : DENY`, brackets for IPv6.
-pub(super) fn denied_address(line: &str) -> Option<IpAddr> {
+pub fn denied_address(line: &str) -> Option<IpAddr> {
     let rest = line.trim().strip_prefix("ALL:")?.trim().strip_suffix("DENY")?.trim().strip_suffix(':')?.trim();
     rest.trim_start_matches('[').trim_end_matches(']').parse().ok()
 }
@@ -75,7 +75,7 @@ pub(super) fn without_blocks(now: &[u8], before: Option<&[u8]>, blocked: &BTreeS
 }
 
 /// A rule as KILL_ROUTE inserts it and `iptables -S` prints it: one source, one target, nothing else.
-pub(super) fn is_block(rule: &str) -> bool {
+pub fn is_block(rule: &str) -> bool {
     let words: Vec<&str> = rule.split_whitespace().collect();
     matches!(words.as_slice(), ["-A", "INPUT", "-s", _, "-j", "DROP" | "CHAOS" | "REJECT"])
         || matches!(words.as_slice(), ["-A", "INPUT", "-s", _, "-j", "REJECT", "--reject-with", _])
