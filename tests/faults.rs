@@ -192,14 +192,14 @@ fn a_directory_that_becomes_read_only() {
     let (net, home) = (Net::new("readonly"), Home::new());
     let daemon = Daemon::at_home(&net, &home, "1-1023", BLOCK);
     a_scan_is_blocked(&net, &daemon, 0);
-    let directory = LEDGER.trim_end_matches("/ledger");
+    let directory = LEDGER.trim_end_matches("/blocks/ledger");
     daemon.mount(&format!("mount --bind {directory} {directory} && mount -o remount,bind,ro {directory}"));
     for number in 1..4 {
         a_scan_is_blocked(&net, &daemon, number);
     }
     wait_until("that it says so", || daemon.said().contains("cannot write /var/lib/harden-portsentry/denied"));
     daemon.mount(&format!("umount {directory}"));
-    wait_until("that it is over", || daemon.said().contains("is written again"));
+    wait_until("that it is over", || daemon.said().contains("TCP wrappers know again who is blocked"));
     for number in 0..4 {
         assert_eq!(lines_about(&home.path(LEDGER), &scanner(number)), 1, "{}", home.read(LEDGER));
         assert!(home.read(&format!("{directory}/denied")).contains(&format!("{}\n", scanner(number))));
