@@ -185,6 +185,48 @@ fn a_start_with_a_ledger_that_cannot_be_written() {
     wait_until("all are written down", || (0..3).all(|number| lines_about(&home.path(LEDGER), &scanner(number)) == 1));
 }
 
+/// The daemon was killed before it had written down whom it had blocked, and the disk cannot be written as it starts anew.
+#[test]
+fn whom_the_kernel_blocks_is_written_down_when_that_works() {
+    let (net, home) = (Net::new("adopts"), Home::new());
+    run(&net, &home, &["block", "203.0.113.9", "--for", "1h"]);
+    net.nft("host", &format!("add element inet {TABLE} blocked4 {{ 203.0.113.10 timeout 1h }}"));
+    let lib = home.path("/var/lib/harden-portsentry");
+    let lib = lib.to_str().expect("a path");
+    let mount = |words: &[&str]| {
+        assert!(std::process::Command::new("mount").args(words).status().expect("mount runs").success())
+    };
+    mount(&["--bind", lib, lib]);
+    mount(&["-o", "remount,bind,ro", lib]);
+    let daemon = Daemon::at_home(&net, &home, "1-1023", BLOCK);
+    assert!(daemon.said().contains("whom the ledger does not know, as it does now: 1"), "{}", daemon.said());
+    assert_eq!(times(&daemon.said(), "waits until it can be"), 1, "{}", daemon.said());
+    assert_eq!(lines_about(&home.path(LEDGER), "203.0.113.10"), 0);
+    daemon.mount("mount -o remount,bind,rw /var/lib/harden-portsentry");
+    wait_until("it is written down", || lines_about(&home.path(LEDGER), "203.0.113.10") == 1);
+    drop(daemon);
+    assert!(std::process::Command::new("umount").arg(lib).status().expect("umount runs").success());
+}
+
+/// The ledger has one line more for each block; the daemon writes a long one anew with what still matters.
+#[test]
+fn a_ledger_that_grew_is_written_anew() {
+    const LINES: usize = 5_000;
+    let (net, home) = (Net::new("grew"), Home::new());
+    fs::create_dir_all(home.path(LEDGER).parent().expect("a directory")).expect("a directory");
+    let line = |until: &str| {
+        let rest = format!("2026-01-01T00:00:00Z block 203.0.113.9 {until} 1 hand by hand");
+        format!("{:08x} {rest}\n", crc32fast::hash(rest.as_bytes()))
+    };
+    let over = line("2026-01-02T00:00:00Z").repeat(LINES);
+    home.write(LEDGER, &format!("{over}{}", line("forever")));
+    let daemon = Daemon::at_home(&net, &home, "1-1023", BLOCK);
+    a_scan_is_blocked(&net, &daemon, 0);
+    let about = |address: &str| lines_about(&home.path(LEDGER), address);
+    wait_until("a short ledger", || (about("203.0.113.9"), about(&scanner(0))) == (1, 1));
+    assert!(blocked(&net).contains("203.0.113.9"));
+}
+
 /// Nothing new can be made where the ledger is. It is held open and goes on; the file that hosts.deny names is written when
 /// that works again.
 #[test]
