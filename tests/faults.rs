@@ -164,13 +164,16 @@ fn a_full_disk() {
     }
 }
 
+/// What mounts the ledger's place read-only for programs that start once there is a file /run/read-only.
+fn read_only_where_asked() -> String {
+    let lib = "/var/lib/harden-portsentry";
+    format!("! test -e /run/read-only || {{ mount --bind {lib} {lib} && mount -o remount,bind,ro {lib}; }}")
+}
+
 /// A disk that was mounted read-only for its errors must not leave the host unwatched after a boot.
 #[test]
 fn a_start_with_a_ledger_that_cannot_be_written() {
-    let lib = "/var/lib/harden-portsentry";
-    let read_only =
-        format!("! test -e /run/read-only || {{ mount --bind {lib} {lib} && mount -o remount,bind,ro {lib}; }}");
-    let (net, home) = (Net::new("rostart"), Home::with(&read_only));
+    let (net, home) = (Net::new("rostart"), Home::with(&read_only_where_asked()));
     let first = Daemon::at_home(&net, &home, "1-1023", BLOCK);
     a_scan_is_blocked(&net, &first, 0);
     drop(first);
@@ -180,7 +183,7 @@ fn a_start_with_a_ledger_that_cannot_be_written() {
     assert!(daemon.said().contains("waits until it can be"), "{}", daemon.said());
     wait_until("whom the ledger says", || blocked(&net).contains(&scanner(0)));
     a_scan_is_blocked(&net, &daemon, 1);
-    daemon.mount(&format!("mount -o remount,bind,rw {lib}"));
+    daemon.mount("mount -o remount,bind,rw /var/lib/harden-portsentry");
     a_scan_is_blocked(&net, &daemon, 2);
     wait_until("all are written down", || (0..3).all(|number| lines_about(&home.path(LEDGER), &scanner(number)) == 1));
 }
@@ -188,24 +191,16 @@ fn a_start_with_a_ledger_that_cannot_be_written() {
 /// The daemon was killed before it had written down whom it had blocked, and the disk cannot be written as it starts anew.
 #[test]
 fn whom_the_kernel_blocks_is_written_down_when_that_works() {
-    let (net, home) = (Net::new("adopts"), Home::new());
+    let (net, home) = (Net::new("adopts"), Home::with(&read_only_where_asked()));
     run(&net, &home, &["block", "203.0.113.9", "--for", "1h"]);
     net.nft("host", &format!("add element inet {TABLE} blocked4 {{ 203.0.113.10 timeout 1h }}"));
-    let lib = home.path("/var/lib/harden-portsentry");
-    let lib = lib.to_str().expect("a path");
-    let mount = |words: &[&str]| {
-        assert!(std::process::Command::new("mount").args(words).status().expect("mount runs").success())
-    };
-    mount(&["--bind", lib, lib]);
-    mount(&["-o", "remount,bind,ro", lib]);
+    home.write("/run/read-only", "");
     let daemon = Daemon::at_home(&net, &home, "1-1023", BLOCK);
     assert!(daemon.said().contains("whom the ledger does not know, as it does now: 1"), "{}", daemon.said());
     assert_eq!(times(&daemon.said(), "waits until it can be"), 1, "{}", daemon.said());
     assert_eq!(lines_about(&home.path(LEDGER), "203.0.113.10"), 0);
     daemon.mount("mount -o remount,bind,rw /var/lib/harden-portsentry");
     wait_until("it is written down", || lines_about(&home.path(LEDGER), "203.0.113.10") == 1);
-    drop(daemon);
-    assert!(std::process::Command::new("umount").arg(lib).status().expect("umount runs").success());
 }
 
 /// The ledger has one line more for each block; the daemon writes a long one anew with what still matters.
