@@ -15,7 +15,7 @@ use anyhow::{Context, Result};
 
 use super::clock::Now;
 use super::state::State;
-use super::terms::Terms;
+use super::terms::{IN_ALL, Terms};
 use super::{DIRECTORY, ledger};
 
 /// Where it is.
@@ -34,6 +34,8 @@ pub fn publish_denied() -> Result<()> {
 fn publish(ledger: &Path, file: &Path, now: Now) -> Result<()> {
     let mut state = State::new(Terms::default(), now.boot);
     state.restore(&ledger::load(ledger)?.records, now);
+    // No daemon blocks more.
+    state.beyond(IN_ALL).into_iter().for_each(|address| state.put_back(address, None));
     let text = text(state.live(now.boot).map(|(address, _)| address).collect());
     if says(file, &text) {
         return Ok(());

@@ -53,7 +53,10 @@ pub fn end() -> Result<()> {
         gone(std::fs::remove_dir_all(directory), directory)?;
     }
     gone(std::fs::remove_dir_all(METRICS), Path::new(METRICS))?;
-    gone(std::fs::remove_file(DENIED), Path::new(DENIED))
+    for denied in [Path::new(DENIED), &Path::new(DENIED).with_extension("new")] {
+        gone(std::fs::remove_file(denied), denied)?;
+    }
+    Ok(())
 }
 
 /// The lock of `directory`, which is made where it is missing. `None` where there can be none, on a disk that is

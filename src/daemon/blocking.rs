@@ -243,11 +243,12 @@ impl Blocking {
             self.keeper.keep(Entry { is_over: true, ..Entry::default() });
         }
         let was_set = self.blocks.clock_was_set(now);
-        if was_set && (!self.blocks.is_empty() || !self.blocks.records(now).is_empty()) {
-            self.output.say("adminalert: the clock was set; the ledger of blocks is written by the new one");
-        }
         if was_set || self.keeper.wants_all() {
-            self.keeper.keep_all(self.blocks.records(now), was_set);
+            let records = self.blocks.records(now);
+            if was_set && !records.is_empty() {
+                self.output.say("adminalert: the clock was set; the ledger of blocks is written by the new one");
+            }
+            self.keeper.keep_all(records, was_set);
         }
         if !self.blocks.is_empty() && self.looked.elapsed() >= LOOK {
             self.looked = Instant::now();

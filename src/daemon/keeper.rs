@@ -21,8 +21,10 @@ use crate::blocks::{Ledger, Record};
 const WAITING: usize = 16_384;
 /// How often a ledger that cannot be written is tried again.
 const AGAIN: Duration = Duration::from_millis(500);
-/// How often it is published who is blocked, at most.
+/// How often it is published who is blocked, at most; less often where that takes long, for which the whole ledger is read.
 const PUBLISHED: Duration = Duration::from_secs(1);
+/// The share of time that it may take.
+const SHARE: u32 = 10;
 
 /// What happened, and who is to hear of it once it is written down.
 #[derive(Debug, Default)]
@@ -331,27 +333,28 @@ fn tell(then: Then, failure: Option<&str>, entrance: &Entrance, output: &Output)
 struct Publication {
     publish: Publish,
     is_due: bool,
-    last: Option<Instant>,
+    /// Not before.
+    next: Instant,
     has_failed: bool,
 }
 
 impl Publication {
     /// What is published may be of an earlier life.
     fn new(publish: Publish) -> Publication {
-        Publication { publish, is_due: true, last: None, has_failed: false }
+        Publication { publish, is_due: true, next: Instant::now(), has_failed: false }
     }
 
     /// How long until something is to be published, if anything is.
     fn left(&self) -> Option<Duration> {
-        let left = self.last.map_or(Duration::ZERO, |last| PUBLISHED.saturating_sub(last.elapsed()));
-        self.is_due.then_some(left)
+        self.is_due.then(|| self.next.saturating_duration_since(Instant::now()))
     }
 
     /// Publishes; a failure is told once.
     fn publish(&mut self, output: &Output) {
+        let start = Instant::now();
         let done = (self.publish)();
         self.is_due = done.is_err();
-        self.last = Some(Instant::now());
+        self.next = start + PUBLISHED.max(start.elapsed() * SHARE);
         match &done {
             Err(error) if !self.has_failed => {
                 output.say(&format!("adminalert: ERROR: {error:#}; TCP wrappers do not know yet who is blocked"));
