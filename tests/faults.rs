@@ -164,13 +164,16 @@ fn a_full_disk() {
     }
 }
 
+/// What mounts the ledger's place read-only for programs that start once there is a file /run/read-only.
+fn read_only_where_asked() -> String {
+    let lib = "/var/lib/harden-portsentry";
+    format!("! test -e /run/read-only || {{ mount --bind {lib} {lib} && mount -o remount,bind,ro {lib}; }}")
+}
+
 /// A disk that was mounted read-only for its errors must not leave the host unwatched after a boot.
 #[test]
 fn a_start_with_a_ledger_that_cannot_be_written() {
-    let lib = "/var/lib/harden-portsentry";
-    let read_only =
-        format!("! test -e /run/read-only || {{ mount --bind {lib} {lib} && mount -o remount,bind,ro {lib}; }}");
-    let (net, home) = (Net::new("rostart"), Home::with(&read_only));
+    let (net, home) = (Net::new("rostart"), Home::with(&read_only_where_asked()));
     let first = Daemon::at_home(&net, &home, "1-1023", BLOCK);
     a_scan_is_blocked(&net, &first, 0);
     drop(first);
@@ -180,9 +183,43 @@ fn a_start_with_a_ledger_that_cannot_be_written() {
     assert!(daemon.said().contains("waits until it can be"), "{}", daemon.said());
     wait_until("whom the ledger says", || blocked(&net).contains(&scanner(0)));
     a_scan_is_blocked(&net, &daemon, 1);
-    daemon.mount(&format!("mount -o remount,bind,rw {lib}"));
+    daemon.mount("mount -o remount,bind,rw /var/lib/harden-portsentry");
     a_scan_is_blocked(&net, &daemon, 2);
     wait_until("all are written down", || (0..3).all(|number| lines_about(&home.path(LEDGER), &scanner(number)) == 1));
+}
+
+/// The daemon was killed before it had written down whom it had blocked, and the disk cannot be written as it starts anew.
+#[test]
+fn whom_the_kernel_blocks_is_written_down_when_that_works() {
+    let (net, home) = (Net::new("adopts"), Home::with(&read_only_where_asked()));
+    run(&net, &home, &["block", "203.0.113.9", "--for", "1h"]);
+    net.nft("host", &format!("add element inet {TABLE} blocked4 {{ 203.0.113.10 timeout 1h }}"));
+    home.write("/run/read-only", "");
+    let daemon = Daemon::at_home(&net, &home, "1-1023", BLOCK);
+    assert!(daemon.said().contains("whom the ledger does not know, as it does now: 1"), "{}", daemon.said());
+    assert_eq!(times(&daemon.said(), "waits until it can be"), 1, "{}", daemon.said());
+    assert_eq!(lines_about(&home.path(LEDGER), "203.0.113.10"), 0);
+    daemon.mount("mount -o remount,bind,rw /var/lib/harden-portsentry");
+    wait_until("it is written down", || lines_about(&home.path(LEDGER), "203.0.113.10") == 1);
+}
+
+/// The ledger has one line more for each block; the daemon writes a long one anew with what still matters.
+#[test]
+fn a_ledger_that_grew_is_written_anew() {
+    const LINES: usize = 5_000;
+    let (net, home) = (Net::new("grew"), Home::new());
+    fs::create_dir_all(home.path(LEDGER).parent().expect("a directory")).expect("a directory");
+    let line = |until: &str| {
+        let rest = format!("2026-01-01T00:00:00Z block 203.0.113.9 {until} 1 hand by hand");
+        format!("{:08x} {rest}\n", crc32fast::hash(rest.as_bytes()))
+    };
+    let over = line("2026-01-02T00:00:00Z").repeat(LINES);
+    home.write(LEDGER, &format!("{over}{}", line("forever")));
+    let daemon = Daemon::at_home(&net, &home, "1-1023", BLOCK);
+    a_scan_is_blocked(&net, &daemon, 0);
+    let about = |address: &str| lines_about(&home.path(LEDGER), address);
+    wait_until("a short ledger", || (about("203.0.113.9"), about(&scanner(0))) == (1, 1));
+    assert!(blocked(&net).contains("203.0.113.9"));
 }
 
 /// Nothing new can be made where the ledger is. It is held open and goes on; the file that hosts.deny names is written when
@@ -192,14 +229,14 @@ fn a_directory_that_becomes_read_only() {
     let (net, home) = (Net::new("readonly"), Home::new());
     let daemon = Daemon::at_home(&net, &home, "1-1023", BLOCK);
     a_scan_is_blocked(&net, &daemon, 0);
-    let directory = LEDGER.trim_end_matches("/ledger");
+    let directory = LEDGER.trim_end_matches("/blocks/ledger");
     daemon.mount(&format!("mount --bind {directory} {directory} && mount -o remount,bind,ro {directory}"));
     for number in 1..4 {
         a_scan_is_blocked(&net, &daemon, number);
     }
     wait_until("that it says so", || daemon.said().contains("cannot write /var/lib/harden-portsentry/denied"));
     daemon.mount(&format!("umount {directory}"));
-    wait_until("that it is over", || daemon.said().contains("is written again"));
+    wait_until("that it is over", || daemon.said().contains("TCP wrappers know again who is blocked"));
     for number in 0..4 {
         assert_eq!(lines_about(&home.path(LEDGER), &scanner(number)), 1, "{}", home.read(LEDGER));
         assert!(home.read(&format!("{directory}/denied")).contains(&format!("{}\n", scanner(number))));

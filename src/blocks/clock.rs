@@ -5,12 +5,12 @@ use jiff::Timestamp;
 use rustix::time::{ClockId, clock_gettime};
 
 /// Milliseconds since the boot, negative before it.
-pub type Instant = i64;
+pub type Uptime = i64;
 
 /// What both clocks say.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Now {
-    pub boot: Instant,
+    pub boot: Uptime,
     /// Milliseconds since 1970.
     pub calendar: i64,
 }
@@ -29,7 +29,7 @@ impl Now {
     }
 
     /// The calendar's time at `instant`, in whole seconds.
-    pub fn calendar_at(self, instant: Instant) -> Timestamp {
+    pub fn calendar_at(self, instant: Uptime) -> Timestamp {
         let milliseconds = instant.saturating_add(self.offset());
         let earliest = Timestamp::MIN.as_second();
         let latest = Timestamp::MAX.as_second();
@@ -37,7 +37,7 @@ impl Now {
     }
 
     /// The instant of the calendar's `time`.
-    pub fn instant_of(self, time: Timestamp) -> Instant {
+    pub fn instant_of(self, time: Timestamp) -> Uptime {
         time.as_millisecond().saturating_sub(self.offset())
     }
 }

@@ -13,7 +13,7 @@ use anyhow::{Context, Result, bail};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::record::By;
+use super::record::{By, cleaned, printable};
 
 /// Where it is.
 pub const SOCKET: &str = "/run/harden-portsentry/control";
@@ -27,9 +27,21 @@ const PATIENCE: Duration = Duration::from_secs(10);
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Request {
-    Block { address: IpAddr, length: Wanted, by: By, why: String },
-    Unblock { address: IpAddr, why: String },
-    UnblockAll { why: String },
+    Block {
+        address: IpAddr,
+        length: Wanted,
+        by: By,
+        why: String,
+    },
+    Unblock {
+        address: IpAddr,
+        why: String,
+    },
+    UnblockAll {
+        why: String,
+    },
+    /// Have the kernel block whom the ledger says.
+    Restore,
     List,
 }
 
@@ -53,6 +65,8 @@ pub enum Answer {
         already: bool,
     },
     Freed(Vec<IpAddr>),
+    /// So many are blocked.
+    Restored(usize),
     List(Vec<Listed>),
     Refused(String),
 }
@@ -71,6 +85,20 @@ pub struct Listed {
     pub in_kernel: bool,
 }
 
+impl Answer {
+    /// Without what a terminal would obey: somebody may have taken over the daemon, and root reads it.
+    fn printable(self) -> Answer {
+        match self {
+            Answer::Refused(why) => Answer::Refused(printable(&why)),
+            Answer::List(mut listed) => {
+                listed.iter_mut().for_each(|one| one.why = cleaned(&one.why));
+                Answer::List(listed)
+            }
+            other => other,
+        }
+    }
+}
+
 /// Asks the daemon; `None` if none listens.
 ///
 /// # Errors
@@ -81,7 +109,8 @@ pub fn ask(request: &Request) -> Result<Option<Answer>> {
         Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused) => return Ok(None),
         Err(error) => return Err(error).with_context(|| format!("cannot reach the daemon at {SOCKET}")),
     };
-    let doing = || format!("the daemon at {SOCKET} does not answer");
+    let doing =
+        || format!("the daemon at {SOCKET} does not answer; `systemctl restart harden-portsentry` starts it anew");
     stream.set_read_timeout(Some(PATIENCE)).with_context(doing)?;
     stream.set_write_timeout(Some(PATIENCE)).with_context(doing)?;
     let question = serde_json::to_string(request).context("cannot write a question")?;
@@ -90,7 +119,15 @@ pub fn ask(request: &Request) -> Result<Option<Answer>> {
     if line.is_empty() {
         bail!("{}: it ended", doing());
     }
-    serde_json::from_str(&line).map(Some).context("the daemon's answer cannot be read; is it of another version?")
+    read_answer(&line).map(Some)
+}
+
+fn read_answer(line: &str) -> Result<Answer> {
+    // What serde says of it would quote it.
+    let answer = serde_json::from_str(line).ok().map(Answer::printable);
+    answer.context(
+        "the daemon's answer cannot be read; if it is of another version, `systemctl restart harden-portsentry` starts this one",
+    )
 }
 
 /// Listens at [`SOCKET`], in the place of one that a daemon left behind.
@@ -134,4 +171,20 @@ fn line_of(stream: &UnixStream, limit: u64) -> std::io::Result<String> {
     let mut line = String::new();
     BufReader::new(stream).take(limit).read_line(&mut line)?;
     Ok(line)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_that_a_terminal_would_obey_comes_from_the_daemon() {
+        let refused = r#"{"refused":"no \u001b[2J\u009b1m\nroom"}"#;
+        assert_eq!(read_answer(refused).unwrap(), Answer::Refused("no [2J1m room".to_owned()));
+        let listed = r#"{"list":[{"address":"203.0.113.9","since":"2026-11-27T06:12:00Z","until":null,"times":1,"by":"hand","why":"\u001b]0;x\u0007","in_kernel":true}]}"#;
+        let Answer::List(listed) = read_answer(listed).unwrap() else { panic!("no list") };
+        assert_eq!(listed[0].why, "]0;x");
+        let error = format!("{:?}", read_answer("{\"\u{1b}[2J\":1}").unwrap_err());
+        assert!(!error.contains('\u{1b}'), "{error}");
+    }
 }

@@ -1,73 +1,51 @@
 //! The file that one line of /etc/hosts.deny names: `ALL: /var/lib/harden-portsentry/denied`. libwrap reads it anew for
 //! each connection: an address a line, IPv6 in brackets (hosts_access(5)).
+//!
+//! It is read by root's sshd, which follows each word of it that begins with a slash and takes words of any length; so it is
+//! root's, and holds nothing but addresses that were parsed.
 
 use std::collections::BTreeSet;
-use std::fs::OpenOptions;
-use std::io::{Result, Write};
+use std::fs::{OpenOptions, Permissions};
+use std::io::{Result as IoResult, Write};
 use std::net::IpAddr;
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::Path;
 
-use super::own_files;
+use anyhow::{Context, Result};
 
-/// The file and what is in it.
-pub struct Denied {
-    path: PathBuf,
-    addresses: BTreeSet<IpAddr>,
-    /// It could not be written; it is tried again with the next change.
-    is_behind: bool,
+use super::clock::Now;
+use super::state::State;
+use super::terms::{IN_ALL, Terms};
+use super::{DIRECTORY, ledger};
+
+/// Where it is.
+pub const DENIED: &str = "/var/lib/harden-portsentry/denied";
+const MODE: u32 = 0o644;
+
+/// Has the file at [`DENIED`] say who is blocked now, as the ledger has it; for root. One that says so already stays as it
+/// is, anything else there is replaced.
+///
+/// # Errors
+/// The ledger cannot be read, or the file not be written; then it says what it said before.
+pub fn publish_denied() -> Result<()> {
+    publish(&Path::new(DIRECTORY).join("ledger"), Path::new(DENIED), Now::read())
 }
 
-impl Denied {
-    /// The file at `path`, which is going to hold `addresses` only.
-    pub fn new(path: &Path, addresses: impl Iterator<Item = IpAddr>) -> Denied {
-        Denied { path: path.to_owned(), addresses: addresses.collect(), is_behind: true }
+fn publish(ledger: &Path, file: &Path, now: Now) -> Result<()> {
+    let mut state = State::new(Terms::default(), now.boot);
+    state.restore(&ledger::load(ledger)?.records, now);
+    // No daemon blocks more.
+    state.beyond(IN_ALL).into_iter().for_each(|address| state.put_back(address, None));
+    let text = text(state.live(now.boot).map(|(address, _)| address).collect());
+    if says(file, &text) {
+        return Ok(());
     }
-
-    /// Adds and takes away.
-    ///
-    /// # Errors
-    /// It cannot be written; the next change tries all of it again.
-    pub fn change(&mut self, add: &[IpAddr], take: &[IpAddr]) -> Result<()> {
-        let mut new: Vec<IpAddr> = add.iter().copied().filter(|address| self.addresses.insert(*address)).collect();
-        new.retain(|address| !take.contains(address));
-        let fewer = take.iter().filter(|address| self.addresses.remove(*address)).count() > 0;
-        let result = if self.is_behind || fewer {
-            self.write_anew()
-        } else if new.is_empty() {
-            return Ok(());
-        } else {
-            self.append(&text(new.iter()))
-        };
-        self.is_behind = result.is_err();
-        result
-    }
-
-    /// All of it or nothing: half an address is another one, or a network.
-    fn append(&self, text: &str) -> Result<()> {
-        let mut file = own_files::open(&self.path, OpenOptions::new().append(true))?;
-        let length = file.metadata()?.len();
-        let written = file.write_all(text.as_bytes());
-        if written.is_err() {
-            let _ = file.set_len(length);
-        }
-        written
-    }
-
-    /// Beside and in its place, so that nobody reads half of it.
-    fn write_anew(&self) -> Result<()> {
-        let new = self.path.with_extension("new");
-        let written = own_files::create(&new, 0o644)
-            .and_then(|mut file| file.write_all(text(self.addresses.iter()).as_bytes()))
-            .and_then(|()| std::fs::rename(&new, &self.path));
-        if written.is_err() {
-            let _ = std::fs::remove_file(&new);
-        }
-        written
-    }
+    replace(file, &text).with_context(|| format!("cannot write {}", file.display()))
 }
 
-fn text<'a>(addresses: impl Iterator<Item = &'a IpAddr>) -> String {
+fn text(addresses: BTreeSet<IpAddr>) -> String {
     addresses
+        .iter()
         .map(|address| match address {
             IpAddr::V4(v4) => format!("{v4}\n"),
             IpAddr::V6(v6) => format!("[{v6}]\n"),
@@ -75,33 +53,106 @@ fn text<'a>(addresses: impl Iterator<Item = &'a IpAddr>) -> String {
         .collect()
 }
 
+/// Whether the file is ours and holds `text`.
+fn says(file: &Path, text: &str) -> bool {
+    file.symlink_metadata().is_ok_and(|found| {
+        found.is_file()
+            && found.uid() == rustix::process::geteuid().as_raw()
+            && found.mode() & 0o777 == MODE
+            && found.len() == text.len() as u64
+    }) && std::fs::read(file).is_ok_and(|bytes| bytes == text.as_bytes())
+}
+
+/// Beside and in its place, so that nobody reads half of it: half an address is another one, or a network.
+fn replace(file: &Path, text: &str) -> IoResult<()> {
+    let new = file.with_extension("new");
+    let _ = std::fs::remove_file(&new);
+    let written = OpenOptions::new().write(true).create_new(true).mode(MODE).open(&new).and_then(|mut out| {
+        // Whatever umask says.
+        out.set_permissions(Permissions::from_mode(MODE))?;
+        out.write_all(text.as_bytes())?;
+        out.sync_all()?;
+        std::fs::rename(&new, file)
+    });
+    if written.is_err() {
+        let _ = std::fs::remove_file(&new);
+    }
+    written
+}
+
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use super::super::record::{By, Record};
     use super::*;
 
-    #[test]
-    fn it_grows_and_shrinks() {
+    const CALENDAR: i64 = 1_800_000_000_000;
+
+    fn at(boot: i64) -> Now {
+        Now { boot, calendar: CALENDAR + boot }
+    }
+
+    fn host(last: u8) -> IpAddr {
+        [203, 0, 113, last].into()
+    }
+
+    /// A ledger with these lines, in a directory of its own.
+    fn ledger_of(records: &[Record]) -> tempfile::TempDir {
         let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("denied");
-        let address = |text: &str| text.parse::<IpAddr>().unwrap();
-        let mut denied = Denied::new(&path, [address("203.0.113.9")].into_iter());
-        let read = || std::fs::read_to_string(&path).unwrap();
-        denied.change(&[], &[]).unwrap();
-        assert_eq!(read(), "203.0.113.9\n");
-        denied.change(&[address("2001:db8::9"), address("203.0.113.9")], &[]).unwrap();
-        assert_eq!(read(), "203.0.113.9\n[2001:db8::9]\n");
-        denied.change(&[address("203.0.113.7")], &[address("203.0.113.9"), address("203.0.113.1")]).unwrap();
-        assert_eq!(read(), "203.0.113.7\n[2001:db8::9]\n");
+        let lines: String = records.iter().map(|record| format!("{record}\n")).collect();
+        std::fs::write(directory.path().join("ledger"), lines).unwrap();
+        directory
+    }
+
+    fn published(directory: &Path, now: Now) -> String {
+        publish(&directory.join("ledger"), &directory.join("denied"), now).unwrap();
+        std::fs::read_to_string(directory.join("denied")).unwrap()
     }
 
     #[test]
-    fn what_could_not_be_written_is_written_later() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("not-yet/denied");
-        let mut denied = Denied::new(&path, std::iter::empty());
-        assert!(denied.change(&[[203, 0, 113, 9].into()], &[]).is_err());
-        std::fs::create_dir(path.parent().unwrap()).unwrap();
-        denied.change(&[], &[]).unwrap();
-        assert_eq!(std::fs::read_to_string(&path).unwrap(), "203.0.113.9\n");
+    fn it_names_who_is_blocked_now() {
+        let mut state = State::new(Terms::default(), 0);
+        let minute = Some(Duration::from_secs(60));
+        state.ask(host(9), Some(minute), By::Hand, "a minute", at(0));
+        state.ask("2001:db8::9".parse().unwrap(), Some(None), By::Hand, "for ever", at(0));
+        state.ask(host(7), Some(None), By::Hand, "not for long", at(0));
+        let mut records = state.records(at(0));
+        records.push(state.free(host(7), By::Hand, "a mistake", at(1)).unwrap());
+        let directory = ledger_of(&records);
+        assert_eq!(published(directory.path(), at(1_000)), "203.0.113.9\n[2001:db8::9]\n");
+        assert_eq!(published(directory.path(), at(60_000)), "[2001:db8::9]\n", "its time is over");
+        // A clock that is behind: what had not begun begins now.
+        assert_eq!(published(directory.path(), Now { boot: 0, calendar: 0 }), "203.0.113.9\n[2001:db8::9]\n");
+        std::fs::remove_file(directory.path().join("ledger")).unwrap();
+        assert_eq!(published(directory.path(), at(0)), "");
+    }
+
+    #[test]
+    fn what_stands_there_is_replaced_and_not_written_to() {
+        let directory = ledger_of(&[]);
+        let at_path = |name: &str| directory.path().join(name);
+        std::fs::write(at_path("secret"), "secret").unwrap();
+        for name in ["denied", "denied.new"] {
+            std::os::unix::fs::symlink(at_path("secret"), at_path(name)).unwrap();
+        }
+        assert_eq!(published(directory.path(), at(0)), "");
+        let found = at_path("denied").symlink_metadata().unwrap();
+        assert!(found.is_file() && found.mode() & 0o777 == MODE);
+        assert_eq!(std::fs::read_to_string(at_path("secret")).unwrap(), "secret");
+        published(directory.path(), at(0));
+        assert_eq!(at_path("denied").symlink_metadata().unwrap().ino(), found.ino(), "nothing changed");
+        std::fs::set_permissions(at_path("denied"), Permissions::from_mode(0o666)).unwrap();
+        published(directory.path(), at(0));
+        assert_eq!(at_path("denied").symlink_metadata().unwrap().mode() & 0o777, MODE);
+    }
+
+    #[test]
+    fn nothing_but_addresses_comes_through() {
+        let directory = ledger_of(&[]);
+        let rest = "2026-11-27T06:12:00Z block /etc/shadow forever 1 hand x";
+        let line = format!("{:08x} {rest}\n/etc/passwd\n", crc32fast::hash(rest.as_bytes()));
+        std::fs::write(directory.path().join("ledger"), line).unwrap();
+        assert_eq!(published(directory.path(), at(0)), "");
     }
 }

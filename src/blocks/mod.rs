@@ -3,7 +3,7 @@
 //! The ledger (`ledger`, `record`) is what counts: it outlives restarts, boots and kills. What it says is held in memory
 //! (`state`), where `terms` says how long a block lasts; the kernel's sets (`table`) and the file that hosts.deny names
 //! (`denied`) follow. Either the daemon keeps all of it, and is asked by a socket (`control`), or, where none runs, whoever
-//! holds the lock does. `guard` knows who must not be blocked.
+//! holds the lock does (`offline`). `guard` knows who must not be blocked.
 
 mod clock;
 pub mod control;
@@ -11,29 +11,31 @@ mod denied;
 mod guard;
 mod ignore;
 mod ledger;
+mod offline;
 mod own_files;
 mod record;
 mod state;
 mod table;
 mod terms;
 
+use std::cmp::Reverse;
 use std::collections::{HashMap, HashSet};
-use std::fs::{DirBuilder, File, TryLockError};
+use std::fs::File;
 use std::net::IpAddr;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 
 use crate::host::Again;
 use crate::kernel::Gone;
-pub use clock::{Instant, Now};
+pub use clock::{Now, Uptime};
 use control::{Listed, Request, Wanted};
-use denied::Denied;
+pub use denied::{DENIED, publish_denied};
 pub use guard::Guard;
 pub use ignore::IgnoreList;
-use ledger::Ledger;
+pub use ledger::Ledger;
+pub use offline::{end, look};
 use record::What;
 pub use record::{By, Record, cleaned};
 use state::State;
@@ -44,10 +46,8 @@ pub use terms::{Evidence, Length, Terms};
 
 /// Where the ledger and its like are.
 pub const DIRECTORY: &str = "/var/lib/harden-portsentry/blocks";
-/// The file that hosts.deny names: a link to the one in [`DIRECTORY`].
-pub const DENIED: &str = "/var/lib/harden-portsentry/denied";
-/// Where the daemon's unit lets it write its metrics.
-const METRICS: &str = "/var/lib/harden-portsentry/metrics";
+/// What those were too many for who are freed by other terms.
+const BEYOND: &str = "in_all of [block] in policy.toml allows";
 /// The kernel's clock and ours may differ by so much.
 const TOLERANCE: Duration = Duration::from_secs(2);
 
@@ -61,12 +61,6 @@ pub struct Blocks {
     _lock: Option<File>,
 }
 
-/// Who is blocked, on the disk. A disk can be slow, so the daemon gives this to a thread of its own.
-pub struct Book {
-    ledger: Ledger,
-    denied: Denied,
-}
-
 /// Somebody else keeps the blocks just now.
 #[derive(Debug, thiserror::Error)]
 #[error("another process keeps the blocks")]
@@ -78,44 +72,48 @@ pub struct Busy;
 pub struct Safe(String);
 
 impl Blocks {
-    /// Takes over: reads the ledger and makes the kernel block whom it says. Also returned: what is to be told.
+    /// Takes over: reads the ledger and makes the kernel block whom it says. Also returned: the ledger, for a disk can be
+    /// slow and the daemon gives it to a thread of its own, and what is to be told.
     ///
     /// # Errors
     /// [`Busy`]; the ledger cannot be read; the kernel refuses.
-    pub fn open(terms: Terms, answer: Answer, guard: Guard) -> Result<(Blocks, Book, Vec<String>)> {
+    pub fn open(terms: Terms, answer: Answer, guard: Guard) -> Result<(Blocks, Ledger, Vec<String>)> {
         let directory = Path::new(DIRECTORY);
-        // Where it cannot be made, or written in, a host that scans is blocked all the same; the ledger complains.
-        let _ = DirBuilder::new().recursive(true).mode(0o755).create(directory);
-        let lock = lock(&directory.join("lock"))?;
+        let lock = offline::lock(directory)?;
         let mut table = Table::open(answer)?;
         // Both take their time: nft has to be started, and waits for the kernel.
         let (begun, read) = std::thread::scope(|scope| {
             let reading = scope.spawn(|| Ledger::open(&directory.join("ledger")));
             (table.begin(&terms), reading.join())
         });
-        let (ledger, found) = read.map_err(|_| anyhow::anyhow!("the ledger cannot be read"))??;
+        let (mut ledger, found, refusal) = read.map_err(|_| anyhow::anyhow!("the ledger cannot be read"))??;
         begun?;
         let now = Now::read();
         let mut state = State::new(terms, now.boot);
         state.restore(&found.records, now);
+        let beyond = state.beyond(terms.in_all);
+        beyond.iter().for_each(|&address| state.put_back(address, None));
         let mut blocks = Blocks { state, table, guard, offset: now.offset(), _lock: lock };
-        let adopted = blocks.make_the_kernel_follow(&found.records, now)?;
+        let known: HashSet<IpAddr> = found.records.iter().map(|record| record.address).collect();
+        let adopted = blocks.make_the_kernel_follow(&known, now)?;
         let safe = blocks.free_the_safe(now)?;
         let mut told = found.complaints;
         told.extend(safe.iter().map(|record| format!("{} is free again: {}", record.address, record.why)));
-        let is_behind = !told.is_empty();
-        let denied = Denied::new(&directory.join("denied"), blocks.state.live(now.boot).map(|(address, _)| address));
-        link_to_denied(&directory.join("denied"));
-        let mut book = Book { ledger, denied };
-        if !adopted.is_empty() {
-            told.push(format!("the kernel blocked whom the ledger does not know, as it does now: {}", adopted.len()));
+        if !beyond.is_empty() {
+            told.push(format!("hosts that are free now, for there were more than {BEYOND}: {}", beyond.len()));
         }
-        if let Err(error) = book.write(&[adopted, safe].concat(), &[])
-            && !is_behind
-        {
-            told.push(format!("{error:#}"));
+        if adopted > 0 {
+            told.push(format!("the kernel blocked whom the ledger does not know, as it does now: {adopted}"));
         }
-        Ok((blocks, book, told))
+        let written = match refusal {
+            _ if adopted > 0 || !beyond.is_empty() || !safe.is_empty() => ledger.write_anew(&blocks.records(now)),
+            Some(refusal) => Err(refusal),
+            None => Ok(()),
+        };
+        if let Err(error) = written {
+            told.push(format!("{error:#}; what is to be written there waits until it can be"));
+        }
+        Ok((blocks, ledger, told))
     }
 
     /// Keeps the kernel's table as it is, to have it back at once if somebody takes it away; for whoever stays.
@@ -123,34 +121,39 @@ impl Blocks {
         self.table.keep();
     }
 
-    /// The kernel's sets as the ledger has them; whom the kernel blocks and the ledger does not know is blocked in both
-    /// from now on, and returned.
-    fn make_the_kernel_follow(&mut self, known: &[Record], now: Now) -> Result<Vec<Record>> {
+    /// The kernel's sets as the ledger has them, which says something of those who are `known`. Whom the kernel blocks and
+    /// the ledger has never heard of is blocked in both from now on, as far as there is room; how many these are.
+    fn make_the_kernel_follow(&mut self, known: &HashSet<IpAddr>, now: Now) -> Result<usize> {
         if !self.table.is_current(self.state.terms())? {
             let elements = self.elements(now.boot);
-            return self.table.load(self.state.terms(), &elements).map(|()| Vec::new());
+            return self.table.load(self.state.terms(), &elements).map(|()| 0);
         }
         let in_kernel = self.table.list()?;
+        let others = in_kernel
+            .iter()
+            .filter(|(address, _)| !self.is_blocked(**address, now))
+            .map(|(&address, &stay)| (address, stay));
+        // One that was freed, or whose time was over, can come from a saved ruleset.
+        let may_stay = |address: IpAddr| !known.contains(&address) && self.guard.objects(address).is_none();
+        let (mut adopted, mut free): (Vec<_>, Vec<_>) = others.partition(|&(address, _)| may_stay(address));
+        adopted.sort_by_key(|(_, stay)| Reverse(stay.unwrap_or(Duration::MAX)));
+        let room = self.state.terms().in_all.saturating_sub(self.state.len());
+        free.extend(adopted.split_off(room.min(adopted.len())));
+        self.table.free(&free.iter().map(|(address, _)| *address).collect::<Vec<_>>())?;
+        self.mend(&in_kernel, now)?;
+        adopted.iter().for_each(|&(address, stay)| self.state.adopt(address, stay, now));
+        Ok(adopted.len())
+    }
+
+    /// Blocks whom the kernel, which has these, does not block, or for another time.
+    fn mend(&mut self, in_kernel: &HashMap<IpAddr, Length>, now: Now) -> Result<()> {
         let differs = |address: &IpAddr, stay: &Length| match (in_kernel.get(address), stay) {
             (Some(Some(known)), Some(stay)) => known.abs_diff(*stay) > TOLERANCE,
             (known, stay) => known != Some(stay),
         };
         let mut wanted = self.elements(now.boot);
         wanted.retain(|(address, stay)| differs(address, stay));
-        self.table.block(&wanted)?;
-        let mut adopted = Vec::new();
-        for (address, stay) in in_kernel {
-            let was_freed = || known.iter().any(|record| record.address == address && record.what == What::Freed);
-            if self.is_blocked(address, now) {
-                continue;
-            }
-            if was_freed() || self.guard.objects(address).is_some() {
-                self.table.free(&[address])?;
-            } else {
-                adopted.push(self.state.adopt(address, stay, now));
-            }
-        }
-        Ok(adopted)
+        self.table.block(&wanted)
     }
 
     /// Mends the kernel's table if somebody took it away or took something out of it; whether that was so.
@@ -166,10 +169,11 @@ impl Blocks {
             return Ok(true);
         }
         // Somebody may have saved it long ago, and loaded it now: then its sets are those of that time.
+        let in_kernel = self.table.list()?;
         let strangers: Vec<IpAddr> =
-            self.table.list()?.into_keys().filter(|&address| !self.is_blocked(address, now)).collect();
+            in_kernel.keys().copied().filter(|&address| !self.is_blocked(address, now)).collect();
         self.table.free(&strangers)?;
-        self.make_the_kernel_follow(&[], now)?;
+        self.mend(&in_kernel, now)?;
         Ok(false)
     }
 
@@ -185,16 +189,17 @@ impl Blocks {
         if let Some(why) = self.guard.objects(address) {
             return Err(Safe(why).into());
         }
-        let outcome = self.state.catch(address, evidence, why, now);
-        self.in_kernel_too(address, outcome, now)
+        self.in_kernel_too(address, |state| state.catch(address, evidence, why, now))
     }
 
-    /// Has the kernel do what was decided, or takes it back where it refuses.
-    fn in_kernel_too(&mut self, address: IpAddr, outcome: Outcome, now: Now) -> Result<Outcome> {
+    /// Has the kernel do what is decided, or takes it back where it refuses.
+    fn in_kernel_too(&mut self, address: IpAddr, decide: impl FnOnce(&mut State) -> Outcome) -> Result<Outcome> {
+        let before = self.state.get(address).cloned();
+        let outcome = decide(&mut self.state);
         if let Outcome::Block(length, _) = &outcome
             && let Err(error) = self.table.block(&[(address, *length)])
         {
-            self.state.free(address, "", now);
+            self.state.put_back(address, before);
             return Err(error);
         }
         Ok(outcome)
@@ -227,6 +232,9 @@ impl Blocks {
                 let all: Vec<IpAddr> = self.state.live(now.boot).map(|(address, _)| address).collect();
                 self.unblock(&all, &why, now).unwrap_or_else(refused)
             }
+            Request::Restore => {
+                (self.put_back(now).map_or_else(|error| refused(error).0, control::Answer::Restored), Vec::new())
+            }
             Request::List => (self.list(now).map_or_else(|error| refused(error).0, control::Answer::List), Vec::new()),
         }
     }
@@ -247,8 +255,8 @@ impl Blocks {
             Wanted::Seconds(seconds) => Some(Some(Duration::from_secs(seconds))),
             Wanted::Ever => Some(None),
         };
-        let outcome = self.state.ask(address, length, by, &cleaned(why), now);
-        Ok(match self.in_kernel_too(address, outcome, now)? {
+        let why = cleaned(why);
+        Ok(match self.in_kernel_too(address, |state| state.ask(address, length, by, &why, now))? {
             Outcome::Block(_, record) => {
                 let What::Blocked { until, .. } = record.what else { anyhow::bail!("it was freed") };
                 (control::Answer::Blocked { until, already: false }, vec![record])
@@ -265,8 +273,22 @@ impl Blocks {
         let addresses: Vec<IpAddr> = addresses.iter().map(IpAddr::to_canonical).collect();
         self.table.free(&addresses)?;
         let why = cleaned(why);
-        let freed: Vec<Record> = addresses.iter().filter_map(|&address| self.state.free(address, &why, now)).collect();
+        let freed: Vec<Record> =
+            addresses.iter().filter_map(|&address| self.state.free(address, By::Hand, &why, now)).collect();
         Ok((control::Answer::Freed(freed.iter().map(|record| record.address).collect()), freed))
+    }
+
+    /// Has the kernel block all who are blocked; how many these are.
+    fn put_back(&mut self, now: Now) -> Result<usize> {
+        if self.table.is_current(self.state.terms())? {
+            let in_kernel = self.table.list()?;
+            self.mend(&in_kernel, now)?;
+        } else {
+            let elements = self.elements(now.boot);
+            self.table.load(self.state.terms(), &elements)?;
+            self.table.keep();
+        }
+        Ok(self.len())
     }
 
     fn list(&mut self, now: Now) -> Result<Vec<Listed>> {
@@ -274,7 +296,7 @@ impl Blocks {
     }
 
     /// When somebody is to be freed next.
-    pub fn next_end(&self) -> Option<Instant> {
+    pub fn next_end(&self) -> Option<Uptime> {
         self.state.next_end()
     }
 
@@ -283,12 +305,17 @@ impl Blocks {
         self.state.pass(now.boot)
     }
 
-    /// What is to be written down because somebody has set the clock: all of it.
-    pub fn after_the_clock_was_set(&mut self, now: Now) -> Vec<Record> {
-        if (now.offset() - self.offset).abs() < i64::try_from(TOLERANCE.as_millis()).unwrap_or(i64::MAX) {
-            return Vec::new();
+    /// Whether somebody has set the clock since this was asked last: then all is to be written down anew.
+    pub fn clock_was_set(&mut self, now: Now) -> bool {
+        let was_set = (now.offset() - self.offset).unsigned_abs() >= TOLERANCE.as_millis() as u64;
+        if was_set {
+            self.offset = now.offset();
         }
-        self.offset = now.offset();
+        was_set
+    }
+
+    /// All that is to be in the ledger.
+    pub fn records(&self, now: Now) -> Vec<Record> {
         self.state.records(now)
     }
 
@@ -308,21 +335,35 @@ impl Blocks {
             .filter_map(|(address, _)| Some((address, self.guard.objects(address)?)))
             .collect();
         self.table.free(&safe.iter().map(|(address, _)| *address).collect::<Vec<_>>())?;
-        Ok(safe.into_iter().filter_map(|(address, why)| self.state.free(address, &why, now)).collect())
+        Ok(safe.into_iter().filter_map(|(address, why)| self.state.free(address, By::Daemon, &why, now)).collect())
     }
 
-    /// Takes new terms.
+    /// Takes new terms, once the kernel has. Frees whom they leave no room for; what is to be written down.
     ///
     /// # Errors
-    /// The kernel refuses.
-    pub fn configure(&mut self, terms: Terms, answer: Answer, now: Now) -> Result<()> {
-        self.state.configure(terms);
-        self.table.answer(answer);
-        if !self.table.is_current(self.state.terms())? {
-            let elements = self.elements(now.boot);
-            self.table.load(self.state.terms(), &elements)?;
-            self.table.keep();
+    /// The kernel refuses; then all is as it was.
+    pub fn configure(&mut self, terms: Terms, answer: Answer, now: Now) -> Result<Vec<Record>> {
+        let beyond = self.state.beyond(terms.in_all);
+        let before = self.table.answer(answer);
+        if let Err(error) = self.load_other(&terms, &beyond, now) {
+            self.table.answer(before);
+            return Err(error);
         }
+        self.state.configure(terms);
+        let why = format!("there were more than {BEYOND}");
+        Ok(beyond.into_iter().filter_map(|address| self.state.free(address, By::Daemon, &why, now)).collect())
+    }
+
+    /// Loads the table of other terms, if it is another one, without those who are `beyond` them.
+    fn load_other(&mut self, terms: &Terms, beyond: &[IpAddr], now: Now) -> Result<()> {
+        if self.table.is_current(terms)? {
+            return Ok(());
+        }
+        let beyond: HashSet<&IpAddr> = beyond.iter().collect();
+        let mut elements = self.elements(now.boot);
+        elements.retain(|(address, _)| !beyond.contains(address));
+        self.table.load(terms, &elements)?;
+        self.table.keep();
         Ok(())
     }
 
@@ -336,47 +377,9 @@ impl Blocks {
         self.len() == 0
     }
 
-    fn elements(&self, now: Instant) -> Vec<(IpAddr, Length)> {
+    fn elements(&self, now: Uptime) -> Vec<(IpAddr, Length)> {
         self.state.live(now).map(|(address, entry)| (address, entry.stay(now))).collect()
     }
-}
-
-/// Who is blocked, where no daemon runs; changes nothing.
-///
-/// # Errors
-/// The ledger cannot be read, or the kernel refuses.
-pub fn look() -> Result<Vec<Listed>> {
-    let path = Path::new(DIRECTORY).join("ledger");
-    let bytes = own_files::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
-    if bytes.is_empty() {
-        return Ok(Vec::new());
-    }
-    let now = Now::read();
-    let mut state = State::new(Terms::default(), now.boot);
-    state.restore(&ledger::read(&bytes, &path).records, now);
-    let in_kernel = if Table::is_there()? { Table::open(Answer::Drop)?.list()? } else { HashMap::new() };
-    Ok(listed(&state, &in_kernel, now))
-}
-
-/// Frees everybody and forgets all: the kernel's table, the ledger, the file that hosts.deny named.
-///
-/// # Errors
-/// A daemon runs ([`Busy`]), the kernel refuses, or a file cannot be removed.
-pub fn end() -> Result<()> {
-    let directory = Path::new(DIRECTORY);
-    let gone = |result: std::io::Result<()>, path: &Path| match result {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(error).with_context(|| format!("cannot remove {}", path.display()))
-        }
-        _ => Ok(()),
-    };
-    if directory.exists() {
-        let _lock = lock(&directory.join("lock"))?;
-        Table::remove()?;
-        gone(std::fs::remove_dir_all(directory), directory)?;
-    }
-    gone(std::fs::remove_dir_all(METRICS), Path::new(METRICS))?;
-    gone(std::fs::remove_file(DENIED), Path::new(DENIED))
 }
 
 fn listed(state: &State, in_kernel: &HashMap<IpAddr, Length>, now: Now) -> Vec<Listed> {
@@ -392,73 +395,4 @@ fn listed(state: &State, in_kernel: &HashMap<IpAddr, Length>, now: Now) -> Vec<L
     let mut all: Vec<Listed> = all.collect();
     all.sort_by_key(|one| (one.since, one.address));
     all
-}
-
-impl Book {
-    /// Writes down what happened, and that the time of those in `over` is over. When it returns it is on the disk.
-    ///
-    /// # Errors
-    /// The disk is full, or the like.
-    pub fn write(&mut self, records: &[Record], over: &[IpAddr]) -> Result<()> {
-        self.append(records)?;
-        self.deny(records, over)
-    }
-
-    /// The first half of it: the ledger.
-    ///
-    /// # Errors
-    /// None of it is in the ledger.
-    pub fn append(&mut self, records: &[Record]) -> Result<()> {
-        self.ledger.append(records)?;
-        if self.ledger.is_long() {
-            let now = Now::read();
-            // A long one serves as well; it is tried again when it is twice as long.
-            let _ = self.ledger.compact(|record| matters(record, now));
-        }
-        Ok(())
-    }
-
-    /// The other half: the file that hosts.deny names.
-    ///
-    /// # Errors
-    /// It cannot be written; the next time, with or without anything new, makes good for it.
-    pub fn deny(&mut self, records: &[Record], over: &[IpAddr]) -> Result<()> {
-        let (blocked, freed): (Vec<_>, Vec<_>) = records.iter().partition(|record| record.what != What::Freed);
-        let addresses = |records: Vec<&Record>| records.iter().map(|record| record.address).collect::<Vec<_>>();
-        let gone = [addresses(freed), over.to_vec()].concat();
-        self.denied.change(&addresses(blocked), &gone).with_context(|| format!("cannot write {DENIED}"))
-    }
-}
-
-/// Whether anything can come of a line: a block that goes on, or a source that would be known again.
-fn matters(record: &Record, now: Now) -> bool {
-    match record.what {
-        What::Freed => false,
-        What::Blocked { until: None, .. } => true,
-        // Longer than anything is remembered.
-        What::Blocked { until: Some(until), .. } => {
-            until.as_millisecond() > now.calendar.saturating_sub(400 * 24 * 3_600_000)
-        }
-    }
-}
-
-/// `None` where there can be no lock, on a disk that is read-only.
-fn lock(path: &Path) -> Result<Option<File>> {
-    let doing = || format!("cannot take the lock {}", path.display());
-    let mut options = File::options();
-    let opened = own_files::open(path, options.write(true).create(true).truncate(false).mode(0o600));
-    let Ok(file) = opened.or_else(|_| own_files::open(path, File::options().read(true))) else { return Ok(None) };
-    own_files::give_to_owner_of_directory(path, &file);
-    match file.try_lock() {
-        Ok(()) => Ok(Some(file)),
-        Err(TryLockError::WouldBlock) => Err(Busy.into()),
-        Err(TryLockError::Error(error)) => Err(error).with_context(doing),
-    }
-}
-
-/// Where root may, and it is not there: a daemon of another user has to find it.
-fn link_to_denied(file: &Path) {
-    if let Ok(target) = file.strip_prefix(Path::new(DENIED).parent().unwrap_or(Path::new("/"))) {
-        let _ = std::os::unix::fs::symlink(target, DENIED);
-    }
 }

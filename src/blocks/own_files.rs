@@ -1,8 +1,8 @@
 //! Files of a directory that belongs to the daemon's user, opened by root as well: no link in it is followed, nothing that
-//! is no file is waited for, and what root makes there is the daemon's.
+//! is no file is waited for, nothing is touched that has a name elsewhere, and what root makes there is the daemon's.
 
 use std::fs::{File, OpenOptions, Permissions};
-use std::io::{Error, ErrorKind, Read, Result};
+use std::io::{Error, ErrorKind, Read, Result, Seek, SeekFrom};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::Path;
 
@@ -11,12 +11,16 @@ use rustix::fs::OFlags;
 /// Opens the file at `path` with `options`.
 ///
 /// # Errors
-/// As [`OpenOptions::open`]; and it is a link, or no file.
+/// As [`OpenOptions::open`]; and it is a link, or no file, or has another name, by which it could be anybody's.
 pub fn open(path: &Path, options: &mut OpenOptions) -> Result<File> {
     let flags = i32::try_from((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits()).unwrap_or(0);
     let file = options.custom_flags(flags).open(path)?;
-    if !file.metadata()?.is_file() {
+    let found = file.metadata()?;
+    if !found.is_file() {
         return Err(Error::new(ErrorKind::InvalidInput, "it is no file"));
+    }
+    if found.nlink() > 1 {
+        return Err(Error::new(ErrorKind::InvalidInput, "it has another name (a hard link)"));
     }
     Ok(file)
 }
@@ -37,18 +41,22 @@ pub fn create(path: &Path, mode: u32) -> Result<File> {
     Ok(file)
 }
 
-/// What the file at `path` holds; nothing if there is none.
+/// The last `most` bytes of the file at `path`, and how many come before them; nothing if there is no file.
 ///
 /// # Errors
 /// As [`open`].
-pub fn read(path: &Path) -> Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    match open(path, OpenOptions::new().read(true)) {
-        Ok(mut file) => drop(file.read_to_end(&mut bytes)?),
-        Err(error) if error.kind() == ErrorKind::NotFound => {}
+pub fn read(path: &Path, most: u64) -> Result<(Vec<u8>, u64)> {
+    let mut file = match open(path, OpenOptions::new().read(true)) {
+        Ok(file) => file,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok((Vec::new(), 0)),
         Err(error) => return Err(error),
-    }
-    Ok(bytes)
+    };
+    let before = file.metadata()?.len().saturating_sub(most);
+    file.seek(SeekFrom::Start(before))?;
+    let mut bytes = Vec::new();
+    // Somebody may write meanwhile, as fast as it is read.
+    file.take(most).read_to_end(&mut bytes)?;
+    Ok((bytes, before))
 }
 
 /// Only root can, and only for root is there anything to do.
@@ -70,15 +78,35 @@ mod tests {
         let at = |name: &str| directory.path().join(name);
         std::fs::write(at("secret"), "secret").unwrap();
         std::os::unix::fs::symlink(at("secret"), at("link")).unwrap();
-        assert!(read(&at("link")).is_err());
+        assert!(read(&at("link"), 100).is_err());
         assert!(open(&at("link"), OpenOptions::new().append(true)).is_err());
         let pipe = at("pipe");
         rustix::fs::mkfifoat(rustix::fs::CWD, &pipe, rustix::fs::Mode::from_raw_mode(0o600)).unwrap();
-        assert!(read(&pipe).is_err());
+        assert!(read(&pipe, 100).is_err());
         assert!(open(&pipe, OpenOptions::new().append(true)).is_err());
         create(&at("link"), 0o600).unwrap();
         assert!(at("link").symlink_metadata().unwrap().is_file());
         assert_eq!(std::fs::read_to_string(at("secret")).unwrap(), "secret");
-        assert_eq!(read(&at("none")).unwrap(), b"");
+        assert_eq!(read(&at("none"), 100).unwrap(), (Vec::new(), 0));
+    }
+
+    #[test]
+    fn a_file_with_another_name_is_not_touched() {
+        let directory = tempfile::tempdir().unwrap();
+        let at = |name: &str| directory.path().join(name);
+        std::fs::write(at("passwd"), "root").unwrap();
+        std::fs::hard_link(at("passwd"), at("ledger")).unwrap();
+        assert!(read(&at("ledger"), 100).is_err());
+        assert!(open(&at("ledger"), OpenOptions::new().append(true)).is_err());
+        create(&at("ledger"), 0o600).unwrap();
+        assert_eq!(read(&at("passwd"), 100).unwrap(), (b"root".to_vec(), 0));
+    }
+
+    #[test]
+    fn of_a_long_file_the_end_is_read() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "123456789").unwrap();
+        assert_eq!(read(file.path(), 4).unwrap(), (b"6789".to_vec(), 5));
+        assert_eq!(read(file.path(), 9).unwrap(), (b"123456789".to_vec(), 0));
     }
 }

@@ -61,13 +61,25 @@ pub enum What {
     Freed,
 }
 
-/// A reason in one line, without what a terminal would obey, and not too long.
+/// A text in one line, without what a terminal would obey.
+pub fn printable(text: &str) -> String {
+    let letters: String = text
+        .chars()
+        .filter_map(|letter| match letter {
+            _ if letter.is_whitespace() => Some(' '),
+            _ => (!letter.is_control()).then_some(letter),
+        })
+        .collect();
+    letters.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+/// A reason: printable, and not too long.
 pub fn cleaned(why: &str) -> String {
-    let mut why: String = why.split_whitespace().collect::<Vec<_>>().join(" ");
-    why.retain(|letter| !letter.is_control());
+    let mut why = printable(why);
     while why.len() > WHY {
         why.pop();
     }
+    why.truncate(why.trim_end().len());
     why
 }
 
@@ -110,7 +122,8 @@ impl FromStr for Record {
             _ => return Err("it neither blocks nor frees"),
         };
         let by = NAMES.iter().find(|(_, name)| *name == by).ok_or("nobody knows by whom")?.0;
-        Ok(Record { at, address, what, by, why: words.next().unwrap_or_default().to_owned() })
+        // Who wrote it may be somebody who took the daemon over.
+        Ok(Record { at, address, what, by, why: cleaned(words.next().unwrap_or_default()) })
     }
 }
 
@@ -137,6 +150,7 @@ mod tests {
             let address = if is_ipv6 { IpAddr::from(octets) } else { IpAddr::from([octets[0], octets[1], octets[2], octets[3]]) };
             let what = What::Blocked { until: until.map(second), times };
             let record = Record { at: second(at), address, what, by: By::Daemon, why: cleaned(&why) };
+            prop_assert_eq!(cleaned(&record.why), record.why.clone());
             let line = record.to_string();
             prop_assert!(!line.contains('\n'));
             prop_assert_eq!(line.parse::<Record>(), Ok(record));
@@ -146,6 +160,14 @@ mod tests {
         fn no_line_is_too_strange(line: String) {
             let _ = line.parse::<Record>();
         }
+    }
+
+    #[test]
+    fn nothing_that_a_terminal_would_obey_is_read() {
+        let rest = "2026-11-27T06:12:00Z unblock 203.0.113.9 - - hand \u{1b}[2J\u{9b}1m a\ttest";
+        let record: Record = format!("{:08x} {rest}", crc32fast::hash(rest.as_bytes())).parse().unwrap();
+        assert_eq!(record.why, "[2J1m a test");
+        assert_eq!(printable("two\n lines \u{7}"), "two lines");
     }
 
     #[test]

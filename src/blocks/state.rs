@@ -5,28 +5,33 @@ use std::fmt;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use super::clock::{Instant, Now};
+use super::clock::{Now, Uptime};
 use super::record::{By, Record, What};
-use super::terms::{Bucket, Evidence, Length, Terms};
+use super::terms::{Bucket, Evidence, IN_ALL, Length, Terms};
 
 /// Addresses that are remembered beside those that are blocked, so that whoever comes back is known.
 const REMEMBERED: usize = 65_536;
+/// Those of them that came back, or were blocked for longer than a stranger, at most. The rest is for strangers, who cost
+/// one forged packet each: no number of them takes the place of one that came back.
+const RETURNERS: usize = REMEMBERED / 4 * 3;
+/// Addresses in all, whatever the terms.
+pub const MOST: usize = IN_ALL + REMEMBERED;
 
 /// One address.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
-    pub since: Instant,
+    pub since: Uptime,
     /// `None` is for ever.
-    pub until: Option<Instant>,
+    pub until: Option<Uptime>,
     pub times: u32,
     pub by: By,
     pub why: String,
     /// When it is forgotten; `None` as long as it is blocked.
-    forgotten: Option<Instant>,
+    forgotten: Option<Uptime>,
 }
 
 impl Entry {
-    fn new(since: Instant, until: Option<Instant>, times: u32, by: By, why: &str) -> Entry {
+    fn new(since: Uptime, until: Option<Uptime>, times: u32, by: By, why: &str) -> Entry {
         Entry { since, until, times, by, why: why.to_owned(), forgotten: None }
     }
 
@@ -35,12 +40,12 @@ impl Entry {
     }
 
     /// Whether it is blocked at `now`.
-    pub fn is_live(&self, now: Instant) -> bool {
+    pub fn is_live(&self, now: Uptime) -> bool {
         self.until.is_none_or(|until| until > now)
     }
 
     /// How long it is still to be blocked.
-    pub fn stay(&self, now: Instant) -> Option<Duration> {
+    pub fn stay(&self, now: Uptime) -> Option<Duration> {
         self.until.map(|until| Duration::from_millis(u64::try_from(until - now).unwrap_or(0)))
     }
 }
@@ -50,8 +55,8 @@ impl Entry {
 pub enum Outcome {
     /// It is to be blocked for so long, and this is to be written down.
     Block(Length, Record),
-    /// It is blocked already, until then at least.
-    Already(Option<Instant>),
+    /// It is blocked already, until then at least; or it was, and the wish is a late echo of that.
+    Already(Option<Uptime>),
     /// There are too many: of new blocks in this second, or of all.
     Limited(Limit),
 }
@@ -60,13 +65,26 @@ pub enum Outcome {
 pub enum Limit {
     PerSecond(u32),
     InAll(usize),
+    /// So many are blocked, and the rest of so much room is for those who insist.
+    Strangers(usize, usize),
 }
 
 impl fmt::Display for Limit {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Limit::PerSecond(limit) => write!(out, "there are more than {limit} new blocks a second"),
-            Limit::InAll(limit) => write!(out, "{limit} hosts are blocked, and no more may be"),
+            Limit::PerSecond(limit) => {
+                write!(out, "there are more than {limit} new blocks a second (per_second of [block] in policy.toml)")
+            }
+            Limit::InAll(limit) => write!(
+                out,
+                "{limit} hosts are blocked, and in_all of [block] in policy.toml allows no more; \
+                 `harden-portsentry unblock` makes room"
+            ),
+            Limit::Strangers(live, limit) => write!(
+                out,
+                "{live} hosts are blocked, and half of in_all ({limit}, [block] in policy.toml) is kept for hosts that \
+                 insist; `harden-portsentry unblock` makes room"
+            ),
         }
     }
 }
@@ -77,23 +95,25 @@ pub struct State {
     terms: Terms,
     entries: HashMap<IpAddr, Entry>,
     /// When those that are blocked, and not for ever, are to be freed.
-    ends: BTreeSet<(Instant, IpAddr)>,
-    /// When those that were blocked are to be forgotten.
-    remembered: BTreeSet<(Instant, IpAddr)>,
+    ends: BTreeSet<(Uptime, IpAddr)>,
+    /// When those that were blocked are to be forgotten: strangers, and others.
+    strangers: BTreeSet<(Uptime, IpAddr)>,
+    returners: BTreeSet<(Uptime, IpAddr)>,
     /// New blocks of sources that were seen once, and of others.
-    strangers: Bucket,
-    others: Bucket,
+    for_strangers: Bucket,
+    for_others: Bucket,
 }
 
 impl State {
-    pub fn new(terms: Terms, now: Instant) -> State {
+    pub fn new(terms: Terms, now: Uptime) -> State {
         State {
             terms,
             entries: HashMap::new(),
             ends: BTreeSet::new(),
-            remembered: BTreeSet::new(),
-            strangers: Bucket::full(terms.per_second, now),
-            others: Bucket::full(terms.per_second, now),
+            strangers: BTreeSet::new(),
+            returners: BTreeSet::new(),
+            for_strangers: Bucket::full(terms.per_second, now),
+            for_others: Bucket::full(terms.per_second, now),
         }
     }
 
@@ -123,10 +143,9 @@ impl State {
     }
 
     /// Takes an address that the kernel blocks and nobody knows of.
-    pub fn adopt(&mut self, address: IpAddr, stay: Length, now: Now) -> Record {
+    pub fn adopt(&mut self, address: IpAddr, stay: Length, now: Now) {
         let until = stay.map(|stay| later(now.boot, stay));
         self.insert(address, Entry::new(now.boot, until, 1, By::Kernel, "found in the kernel's sets"));
-        self.record(address, now)
     }
 
     /// A source that was caught: blocked for the term that it has earned.
@@ -145,14 +164,16 @@ impl State {
     }
 
     /// Strangers, whom anyone can forge, leave half of the room to others.
-    fn limit(&mut self, is_stranger: bool, now: Instant) -> Option<Limit> {
+    fn limit(&mut self, is_stranger: bool, now: Uptime) -> Option<Limit> {
         let live = self.len();
         let (bucket, room) = match is_stranger {
-            true => (&mut self.strangers, self.terms.in_all / 2),
-            false => (&mut self.others, self.terms.in_all),
+            true => (&mut self.for_strangers, self.terms.in_all / 2),
+            false => (&mut self.for_others, self.terms.in_all),
         };
-        if live >= room {
+        if live >= self.terms.in_all {
             Some(Limit::InAll(self.terms.in_all))
+        } else if live >= room {
+            Some(Limit::Strangers(live, self.terms.in_all))
         } else if !bucket.take(self.terms.per_second, now) {
             Some(Limit::PerSecond(self.terms.per_second))
         } else {
@@ -161,19 +182,25 @@ impl State {
     }
 
     /// Somebody, or fail2ban, wants `address` blocked for `length`, or, with `None`, for the term that it has earned.
-    /// Without a length one that is blocked stays as it is: the wish is an echo of what blocked it.
+    /// Without a length one that is blocked stays as it is: the wish is an echo of what blocked it. fail2ban read a line of
+    /// the history, maybe late, and that is worth no more than the packet was: whoever is known stays as he is, and for
+    /// others the limits of strangers hold.
     pub fn ask(&mut self, address: IpAddr, length: Option<Length>, by: By, why: &str, now: Now) -> Outcome {
         let known = self.entries.get(&address);
         let live = known.filter(|entry| entry.is_live(now.boot));
-        match (length, live) {
-            (None, Some(entry)) => return Outcome::Already(entry.until),
-            (_, None) if self.len() >= self.terms.in_all => return Outcome::Limited(Limit::InAll(self.terms.in_all)),
-            _ => {}
+        if let Some(entry) = known.filter(|_| by == By::Fail2ban).or(live.filter(|_| length.is_none())) {
+            return Outcome::Already(entry.until);
         }
-        // A line of the history is worth what the packet was.
-        let evidence = if by == By::Fail2ban { Evidence::Insistent } else { Evidence::Connection };
+        let evidence = if by == By::Fail2ban { Evidence::Forgeable } else { Evidence::Connection };
         let length = length.unwrap_or_else(|| self.terms.next(known.map(Entry::length), evidence));
-        self.block(address, length, by, why, now)
+        let limit = match by {
+            By::Fail2ban => self.limit(true, now.boot),
+            _ => (live.is_none() && self.len() >= self.terms.in_all).then_some(Limit::InAll(self.terms.in_all)),
+        };
+        match limit {
+            Some(limit) => Outcome::Limited(limit),
+            None => self.block(address, length, by, why, now),
+        }
     }
 
     fn block(&mut self, address: IpAddr, length: Length, by: By, why: &str, now: Now) -> Outcome {
@@ -186,47 +213,80 @@ impl State {
     }
 
     /// Frees `address`; what is to be written down, if it was blocked. It is forgotten: no return will be held against it.
-    pub fn free(&mut self, address: IpAddr, why: &str, now: Now) -> Option<Record> {
+    pub fn free(&mut self, address: IpAddr, by: By, why: &str, now: Now) -> Option<Record> {
         let entry = self.remove(address)?;
         entry.is_live(now.boot).then(|| Record {
             at: now.calendar_at(now.boot),
             address,
             what: What::Freed,
-            by: By::Hand,
+            by,
             why: why.to_owned(),
         })
     }
 
+    /// Puts `entry` in the place of what is known of `address`, as it was before.
+    pub fn put_back(&mut self, address: IpAddr, entry: Option<Entry>) {
+        match entry {
+            Some(entry) => self.insert(address, entry),
+            None => drop(self.remove(address)),
+        }
+    }
+
+    /// Who is blocked beyond `in_all`: those that would be free first, and of those that are blocked for ever the oldest.
+    pub fn beyond(&self, in_all: usize) -> Vec<IpAddr> {
+        let count = self.len().saturating_sub(in_all);
+        let mut beyond: Vec<IpAddr> = self.ends.iter().take(count).map(|(_, address)| *address).collect();
+        if beyond.len() < count {
+            let for_ever = self.entries.iter().filter(|(_, entry)| entry.until.is_none());
+            let mut for_ever: Vec<(Uptime, IpAddr)> =
+                for_ever.map(|(address, entry)| (entry.since, *address)).collect();
+            for_ever.sort_unstable();
+            beyond.extend(for_ever.iter().take(count - beyond.len()).map(|(_, address)| *address));
+        }
+        beyond
+    }
+
     /// When somebody is to be freed next.
-    pub fn next_end(&self) -> Option<Instant> {
+    pub fn next_end(&self) -> Option<Uptime> {
         self.ends.first().map(|(at, _)| *at)
     }
 
     /// Frees whose time is over and returns them; forgets those whose time was over long ago.
-    pub fn pass(&mut self, now: Instant) -> Vec<IpAddr> {
+    pub fn pass(&mut self, now: Uptime) -> Vec<IpAddr> {
         let mut freed = Vec::new();
         while let Some(&(until, address)) = self.ends.first()
             && until <= now
         {
             self.ends.pop_first();
-            if let Some(entry) = self.entries.get_mut(&address) {
-                let forgotten = later(until, self.terms.remember);
-                entry.forgotten = Some(forgotten);
-                self.remembered.insert((forgotten, address));
+            if let Some(mut entry) = self.entries.remove(&address) {
+                entry.forgotten = Some(later(until, self.terms.remember));
+                self.insert(address, entry);
             }
             freed.push(address);
         }
-        while let Some(&(forgotten, address)) = self.remembered.first()
-            && (forgotten <= now || self.remembered.len() > REMEMBERED)
-        {
-            self.remembered.pop_first();
-            self.entries.remove(&address);
-        }
+        self.forget(now);
         freed
     }
 
+    /// Forgets those whose time was over long ago, and those for whom there is no room.
+    fn forget(&mut self, now: Uptime) {
+        while let Some((_, address)) = self.strangers.first().filter(|(at, _)| *at <= now || self.is_crowded()).copied()
+        {
+            self.remove(address);
+        }
+        while let Some((_, address)) =
+            self.returners.first().filter(|(at, _)| *at <= now || self.returners.len() > RETURNERS).copied()
+        {
+            self.remove(address);
+        }
+    }
+
+    fn is_crowded(&self) -> bool {
+        self.strangers.len() + self.returners.len().min(RETURNERS) > REMEMBERED
+    }
+
     /// Who is blocked, in no order.
-    pub fn live(&self, now: Instant) -> impl Iterator<Item = (IpAddr, &Entry)> {
+    pub fn live(&self, now: Uptime) -> impl Iterator<Item = (IpAddr, &Entry)> {
         self.entries.iter().filter(move |(_, entry)| entry.is_live(now)).map(|(&address, entry)| (address, entry))
     }
 
@@ -236,7 +296,7 @@ impl State {
 
     /// How many are blocked.
     pub fn len(&self) -> usize {
-        self.entries.len() - self.remembered.len()
+        self.entries.len() - self.strangers.len() - self.returners.len()
     }
 
     /// All that is to be in the ledger.
@@ -253,16 +313,30 @@ impl State {
 
     fn insert(&mut self, address: IpAddr, entry: Entry) {
         self.remove(address);
-        if let Some(until) = entry.until {
-            self.ends.insert((until, address));
+        match (entry.forgotten, entry.until) {
+            (Some(forgotten), _) if self.is_stranger(&entry) => drop(self.strangers.insert((forgotten, address))),
+            (Some(forgotten), _) => drop(self.returners.insert((forgotten, address))),
+            (None, Some(until)) => drop(self.ends.insert((until, address))),
+            (None, None) => {}
         }
         self.entries.insert(address, entry);
+    }
+
+    /// Whether nothing is known of it but one block, no longer than a forged packet costs.
+    fn is_stranger(&self, entry: &Entry) -> bool {
+        let is_short = match (entry.length(), self.terms.first) {
+            (Some(length), Some(first)) => length <= first,
+            (_, first) => first.is_none(),
+        };
+        entry.times <= 1 && is_short
     }
 
     fn remove(&mut self, address: IpAddr) -> Option<Entry> {
         let entry = self.entries.remove(&address)?;
         if let Some(forgotten) = entry.forgotten {
-            self.remembered.remove(&(forgotten, address));
+            // In one of them; the terms may have changed since.
+            self.strangers.remove(&(forgotten, address));
+            self.returners.remove(&(forgotten, address));
         } else if let Some(until) = entry.until {
             self.ends.remove(&(until, address));
         }
@@ -270,7 +344,7 @@ impl State {
     }
 }
 
-fn later(instant: Instant, by: Duration) -> Instant {
+fn later(instant: Uptime, by: Duration) -> Uptime {
     instant.saturating_add(i64::try_from(by.as_millis()).unwrap_or(i64::MAX))
 }
 
@@ -282,7 +356,7 @@ mod tests {
 
     const DAY: i64 = 86_400_000;
 
-    fn at(boot: Instant) -> Now {
+    fn at(boot: Uptime) -> Now {
         Now { boot, calendar: boot + 1_800_000_000_000 }
     }
 
@@ -364,7 +438,7 @@ mod tests {
         for _ in 0..4 {
             assert!(matches!(catch(Evidence::Forgeable, 0), Outcome::Block(..)));
         }
-        assert_eq!(catch(Evidence::Forgeable, 0), Outcome::Limited(Limit::InAll(8)));
+        assert_eq!(catch(Evidence::Forgeable, 0), Outcome::Limited(Limit::Strangers(4, 8)));
         for _ in 0..4 {
             assert!(matches!(catch(Evidence::Insistent, 0), Outcome::Block(..)));
         }
@@ -390,21 +464,114 @@ mod tests {
             state.ask(host(1), None, By::Fail2ban, "an echo of what blocked it", at(10)),
             Outcome::Already(None)
         ));
-        let record = state.free(host(1), "a mistake", at(20)).expect("it was blocked");
+        let record = state.free(host(1), By::Hand, "a mistake", at(20)).expect("it was blocked");
         assert_eq!((record.what, state.len(), state.get(host(1))), (What::Freed, 0, None));
-        assert_eq!(state.free(host(1), "again", at(20)), None);
+        assert_eq!(state.free(host(1), By::Hand, "again", at(20)), None);
     }
 
     #[test]
     fn of_those_that_are_free_so_many_are_remembered() {
         let mut state = state(Terms { per_second: 1_000_000, in_all: 1_000_000, ..Terms::default() });
-        let host = |number: u32| IpAddr::from(std::net::Ipv4Addr::from(number));
         let many = u32::try_from(REMEMBERED).unwrap() + 10;
         for number in 0..many {
-            state.catch(host(number), Evidence::Forgeable, "", at(i64::from(number)));
+            state.catch(numbered(number), Evidence::Forgeable, "", at(i64::from(number)));
         }
         assert_eq!(state.pass(DAY).len(), many as usize);
         assert_eq!(state.entries.len(), REMEMBERED);
-        assert!(state.get(host(0)).is_none() && state.get(host(many - 1)).is_some());
+        assert!(state.get(numbered(0)).is_none() && state.get(numbered(many - 1)).is_some());
+    }
+
+    fn numbered(number: u32) -> IpAddr {
+        std::net::Ipv4Addr::from_bits(number).into()
+    }
+
+    /// A host that came back is known when it comes again, however many forged sources came once in between.
+    #[test]
+    fn strangers_do_not_push_returners_out_of_the_memory() {
+        let mut state = state(Terms { per_second: 1_000_000, in_all: 1_000_000, ..Terms::default() });
+        let scanner = host(9);
+        state.catch(scanner, Evidence::Forgeable, "", at(0));
+        state.pass(600_000);
+        state.catch(scanner, Evidence::Forgeable, "", at(700_000));
+        let over = 700_000 + DAY;
+        assert_eq!(state.pass(over), [scanner]);
+        let many = u32::try_from(REMEMBERED).unwrap() + 10;
+        (0..many).for_each(|number| drop(state.catch(numbered(number), Evidence::Forgeable, "", at(over))));
+        state.pass(over + DAY);
+        assert_eq!((state.entries.len(), state.len()), (REMEMBERED, 0));
+        let twice = Some(Duration::from_secs(2 * 86_400));
+        assert_eq!(length(state.catch(scanner, Evidence::Forgeable, "", at(over + DAY))), twice);
+    }
+
+    /// Those who came back leave room for whoever came for the first time.
+    #[test]
+    fn returners_leave_room_for_strangers() {
+        let mut state = state(Terms { per_second: 1_000_000, in_all: 1_000_000, ..Terms::default() });
+        let many = u32::try_from(REMEMBERED).unwrap() + 10;
+        (0..many).for_each(|number| drop(state.catch(numbered(number), Evidence::Connection, "", at(number.into()))));
+        state.pass(2 * DAY);
+        assert_eq!(state.entries.len(), RETURNERS);
+        assert!(state.get(numbered(0)).is_none() && state.get(numbered(many - 1)).is_some());
+        state.catch(host(9), Evidence::Forgeable, "", at(2 * DAY));
+        state.pass(3 * DAY);
+        assert_eq!(state.get(host(9)).map(|entry| entry.times), Some(1));
+    }
+
+    #[test]
+    fn fewer_than_are_blocked_leave_those_that_stay_longest() {
+        let mut state = state(Terms::default());
+        for last in 1..=4 {
+            state.ask(host(last), Some(Some(Duration::from_secs(last.into()))), By::Hand, "", at(0));
+        }
+        state.ask(host(5), Some(None), By::Hand, "", at(0));
+        state.ask(host(6), Some(None), By::Hand, "", at(1));
+        assert_eq!(state.beyond(6), [] as [IpAddr; 0]);
+        assert_eq!(state.beyond(3), [1, 2, 3].map(host));
+        assert_eq!(state.beyond(1), [1, 2, 3, 4, 5].map(host));
+    }
+
+    /// What the kernel refused changes nothing of what was known.
+    #[test]
+    fn what_was_decided_can_be_taken_back() {
+        let mut state = state(Terms::default());
+        state.catch(host(1), Evidence::Forgeable, "", at(0));
+        state.catch(host(2), Evidence::Forgeable, "", at(0));
+        state.pass(600_000);
+        state.ask(host(1), None, By::Hand, "", at(700_000));
+        let seen = |state: &State| {
+            let mut entries: Vec<_> = state.entries.clone().into_iter().collect();
+            entries.sort_by_key(|(address, _)| *address);
+            (entries, state.ends.clone(), state.strangers.clone(), state.returners.clone())
+        };
+        let before = seen(&state);
+        for address in [1, 2, 3].map(host) {
+            let entry = state.get(address).cloned();
+            state.ask(address, Some(None), By::Hand, "", at(800_000));
+            state.put_back(address, entry);
+            assert_eq!(seen(&state), before, "{address}");
+        }
+    }
+
+    /// fail2ban reads the history, which anyone can have a line of, and reads it again after a stop of its own.
+    #[test]
+    fn a_ban_is_worth_what_a_packet_is() {
+        let mut state = state(Terms { in_all: 4, ..Terms::default() });
+        let first = Some(Duration::from_secs(600));
+        assert_eq!(length(state.ask(host(1), None, By::Fail2ban, "jail", at(0))), first);
+        state.pass(600_000);
+        assert_eq!(state.ask(host(1), None, By::Fail2ban, "late", at(700_000)), Outcome::Already(Some(600_000)));
+        assert_eq!((state.len(), state.get(host(1)).map(|entry| entry.times)), (0, Some(1)));
+        state.ask(host(2), None, By::Fail2ban, "jail", at(700_000));
+        state.ask(host(3), None, By::Fail2ban, "jail", at(700_000));
+        let limited = Outcome::Limited(Limit::Strangers(2, 4));
+        assert_eq!(state.ask(host(4), None, By::Fail2ban, "jail", at(700_000)), limited);
+        assert!(matches!(state.ask(host(4), None, By::Hand, "", at(700_000)), Outcome::Block(..)));
+        assert!(limit_of_a_second(&mut super::State::new(Terms { per_second: 1, ..Terms::default() }, 0)));
+    }
+
+    fn limit_of_a_second(state: &mut State) -> bool {
+        (0..11).any(|number| {
+            state.ask(numbered(number), None, By::Fail2ban, "", at(0)) == Outcome::Limited(Limit::PerSecond(1))
+        })
     }
 }

@@ -136,9 +136,9 @@ impl Table {
         Ok(again)
     }
 
-    /// What a blocked host meets from the next load on.
-    pub fn answer(&mut self, answer: Answer) {
-        self.answer = answer;
+    /// What a blocked host meets from the next load on; returns what it met so far.
+    pub fn answer(&mut self, answer: Answer) -> Answer {
+        std::mem::replace(&mut self.answer, answer)
     }
 
     /// Blocks; who is blocked already gets the new time.
@@ -147,7 +147,10 @@ impl Table {
     /// The table is not there, a set is full, or the kernel refuses.
     pub fn block(&mut self, addresses: &[(IpAddr, Stay)]) -> Result<()> {
         self.sets.put(addresses).map_err(|error| match is_full(&error) {
-            true => error.context("there is no room for another blocked host in the kernel's set"),
+            true => error.context(
+                "there is no room for another blocked host in the kernel's set; `harden-portsentry unblock` makes room, and \
+                 in_all of [block] in policy.toml sets how much there is",
+            ),
             false => error,
         })
     }

@@ -4,19 +4,19 @@ use std::net::IpAddr;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
 use crate::blocks::control::{self, Answer, Listed, Request, Wanted};
-use crate::blocks::{self, Blocks, Busy, By, Guard, IgnoreList, Now};
+use crate::blocks::{self, Blocks, Busy, By, Guard, IgnoreList, Ledger, Now};
 use crate::daemon::{Config, Mode};
 use crate::host::{Generation, Host};
 use crate::settings::{POLICY, Policy, Response};
 use crate::syntax::Dialect;
 
 use super::arguments::{Asker, BlockOptions, Common, Format, UnblockOptions};
-use super::{Exit, demand_root, print};
+use super::{Exit, print};
 
 /// A daemon that starts holds the lock for a while before it can be asked, and so does whoever blocks just now.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -36,8 +36,13 @@ pub fn block(common: &Common, options: &BlockOptions) -> Result<Exit> {
     };
     let answer = ask(Request::Block { address, length, by, why: options.why.clone() })?;
     if let Answer::Blocked { until, already } = &answer {
+        let is_over = until.is_some_and(|until| until <= Timestamp::now());
         let until = until.map_or("for ever".to_owned(), |until| format!("until {}", local(until)));
-        let is = if *already { "is blocked already" } else { "is blocked" };
+        let is = match (already, is_over) {
+            (true, true) => "was blocked, and this is taken for an echo of that",
+            (true, false) => "is blocked already",
+            (false, _) => "is blocked",
+        };
         say(common, &answer, &format!("{address} {is}, {until}."));
     }
     Ok(Exit::Good)
@@ -70,7 +75,7 @@ pub fn list(common: &Common) -> Result<Exit> {
     live(common)?;
     let listed = match control::ask(&Request::List)? {
         Some(Answer::List(listed)) => listed,
-        Some(other) => bail!("the daemon answered something else: {other:?}"),
+        Some(other) => return Err(refusal(other)),
         None => blocks::look()?,
     };
     if common.format == Format::Json {
@@ -82,20 +87,33 @@ pub fn list(common: &Common) -> Result<Exit> {
     Ok(Exit::Good)
 }
 
-/// At boot, before the network is up, and after somebody flushed the ruleset: a daemon that runs does it by itself.
+/// Has the kernel block whom the ledger says: at boot, before the network is up, and after somebody flushed the ruleset. A
+/// daemon that runs does it by itself, and when it is asked.
 pub fn restore(common: &Common) -> Result<Exit> {
     live(common)?;
-    match open() {
+    let blocked = match open(false) {
         Ok((blocks, _, told)) => {
-            told.iter().for_each(|line| eprintln!("harden-portsentry: {line}"));
-            if !common.quiet {
-                print(&format!("{} hosts are blocked.\n", blocks.len()));
+            tell(&told);
+            if let Err(error) = blocks::publish_denied() {
+                tell(&[format!("{error:#}")]);
             }
-            Ok(Exit::Good)
+            blocks.len()
         }
-        Err(error) if error.is::<Busy>() => Ok(Exit::Good),
-        Err(error) => Err(error),
+        Err(error) if error.is::<Busy>() => match control::ask(&Request::Restore)? {
+            Some(Answer::Restored(blocked)) => blocked,
+            Some(other) => return Err(refusal(other)),
+            // It is about to start, or to end, or somebody blocks: whoever it is has restored them.
+            None => return Ok(Exit::Good),
+        },
+        Err(error) => return Err(error),
+    };
+    if !common.quiet {
+        print(&match blocked {
+            1 => "One host is blocked.\n".to_owned(),
+            blocked => format!("{blocked} hosts are blocked.\n"),
+        });
     }
+    Ok(Exit::Good)
 }
 
 fn live(common: &Common) -> Result<()> {
@@ -107,7 +125,10 @@ fn live(common: &Common) -> Result<()> {
     if let Some((flag, path)) = common.flags().named.first() {
         bail!("{flag} {} does not count here: blocks go by {POLICY}, as the daemon does", path.display());
     }
-    demand_root(&host)
+    if !rustix::process::geteuid().is_root() {
+        bail!("blocks are root's business; run it with sudo");
+    }
+    Ok(())
 }
 
 /// Asks the daemon, or does it in its place if none runs.
@@ -117,42 +138,94 @@ fn ask(request: Request) -> Result<Answer> {
         if let Some(answer) = control::ask(&request)? {
             break answer;
         }
-        match open() {
-            Ok((mut blocks, mut book, told)) => {
-                told.iter().for_each(|line| eprintln!("harden-portsentry: {line}"));
-                let (answer, records) = blocks.serve(request, Now::read());
-                book.write(&records, &[])?;
-                break answer;
+        match open(matches!(request, Request::Block { .. })) {
+            Ok((blocks, ledger, told)) => {
+                tell(&told);
+                break serve(request, blocks, ledger)?;
             }
             Err(error) if error.is::<Busy>() && start.elapsed() < PATIENCE => {
                 std::thread::sleep(Duration::from_millis(20));
             }
-            Err(error) if error.is::<Busy>() => {
-                bail!("another process keeps the blocks and does not answer at {}; is it stuck?", control::SOCKET)
-            }
+            Err(error) if error.is::<Busy>() => bail!(
+                "another process keeps the blocks and does not answer at {}; if it is the daemon, \
+                 `systemctl restart harden-portsentry` starts it anew",
+                control::SOCKET
+            ),
             Err(error) => return Err(error),
         }
     };
     match answer {
-        Answer::Refused(why) => bail!("{why}"),
+        Answer::Refused(_) => Err(refusal(answer)),
         answer => Ok(answer),
     }
 }
 
-/// As the daemon of this host would.
-fn open() -> Result<(Blocks, blocks::Book, Vec<String>)> {
+/// Does what is asked for in the daemon's place.
+fn serve(request: Request, mut blocks: Blocks, mut ledger: Ledger) -> Result<Answer> {
+    let now = Now::read();
+    let (answer, records) = blocks.serve(request, now);
+    if let Answer::Refused(_) = answer {
+        return Ok(answer);
+    }
+    let done = "it is done in the kernel";
+    let all = || blocks.records(now);
+    let written = if ledger.is_behind() { ledger.write_anew(&all()) } else { ledger.append(&records) };
+    if !records.is_empty() {
+        written.context("a restart would forget it, for it is not written down").context(done)?;
+    }
+    if ledger.is_long() {
+        // A long one serves as well.
+        let _ = ledger.write_anew(&all());
+    }
+    blocks::publish_denied().context("TCP wrappers do not know of it").context(done)?;
+    Ok(answer)
+}
+
+fn refusal(answer: Answer) -> anyhow::Error {
+    match answer {
+        Answer::Refused(why) => anyhow!("{why}"),
+        other => anyhow!("the daemon answered something else: {other:?}"),
+    }
+}
+
+fn tell(told: &[String]) {
+    told.iter().for_each(|line| eprintln!("harden-portsentry: {line}"));
+}
+
+/// As the daemon of this host would. Who is never blocked has to be known to block somebody, and to nobody else: what is
+/// blocked comes back and is freed whatever is wrong with the configuration.
+fn open(is_to_block: bool) -> Result<(Blocks, Ledger, Vec<String>)> {
     let policy = Policy::read(Path::new(POLICY))?;
-    let conf = Path::new(Generation::Embedded.conf());
-    let answer = Config::read(conf, Mode::Stealth).ok().and_then(|config| config.kill_nft);
+    let (answer, guard, problem) = match of_configuration(&policy) {
+        Ok((answer, guard)) => (answer, guard, None),
+        Err(error) if is_to_block => return Err(error),
+        Err(error) => (None, Guard::read(&policy, IgnoreList::default(), Path::new(""))?, Some(format!("{error:#}"))),
+    };
     let answer = answer.unwrap_or(match policy.response.value {
         Response::Reject => blocks::Answer::Reject,
         _ => blocks::Answer::Drop,
     });
-    let ignore_files = [Generation::Embedded.ignore_list(), Generation::OneProcess.ignore_list()];
-    let ignore_file = ignore_files.map(Path::new).into_iter().find(|path| path.exists());
-    let ignored = ignore_file.and_then(|path| IgnoreList::read(path, Dialect::V2).ok()).unwrap_or_default().0;
-    let guard = Guard::read(&policy, ignored, ignore_file.unwrap_or(Path::new("")))?;
-    Blocks::open(policy.block, answer, guard)
+    let (blocks, ledger, mut told) = Blocks::open(policy.block, answer, guard)?;
+    told.extend(problem);
+    Ok((blocks, ledger, told))
+}
+
+/// What a blocked host meets and who is never blocked, as the embedded portsentry's configuration says; where there is
+/// none, Debian's ignore list is asked.
+fn of_configuration(policy: &Policy) -> Result<(Option<blocks::Answer>, Guard)> {
+    let conf = Path::new(Generation::Embedded.conf());
+    let (answer, ignore_file) = if conf.exists() {
+        let config = Config::read(conf, Mode::Stealth)?;
+        (config.kill_nft, config.ignore_file)
+    } else {
+        let list = Path::new(Generation::OneProcess.ignore_list());
+        (None, list.exists().then(|| list.to_owned()))
+    };
+    let ignored = match &ignore_file {
+        Some(path) => IgnoreList::read(path, Dialect::V2)?.0,
+        None => IgnoreList::default(),
+    };
+    Ok((answer, Guard::read(policy, ignored, &ignore_file.unwrap_or_default())?))
 }
 
 fn say(common: &Common, answer: &Answer, text: &str) {

@@ -26,8 +26,9 @@ use super::output::{Output, locked};
 use super::probe::Kind;
 use super::respond::{Entrance, Job};
 use super::telling::Alarm;
+use crate::blocks;
 use crate::blocks::control::{self, Request};
-use crate::blocks::{Answer, Blocks, Book, Busy, Evidence, Guard, IgnoreList, Length, Now, Outcome, Safe};
+use crate::blocks::{Answer, Blocks, Busy, Evidence, Guard, IgnoreList, Ledger, Length, Now, Outcome, Record, Safe};
 use crate::kernel::Gone;
 use crate::settings::{POLICY, Policy};
 
@@ -39,6 +40,8 @@ const QUESTIONS: usize = 64;
 const LOOK: Duration = Duration::from_secs(60);
 /// How often it is asked whether those are in the kernel's sets who are heard though they are blocked.
 const ASK: Duration = Duration::from_secs(1);
+/// Of those who are free at once so many are named.
+const TOLD: usize = 10;
 
 /// What is said, apart from a scan's own lines.
 pub enum Handled {
@@ -54,7 +57,6 @@ pub enum Handled {
 pub struct Blocking {
     blocks: Blocks,
     keeper: Keeper,
-    entrance: Entrance,
     output: Output,
     answer: Answer,
     questions: Receiver<Question>,
@@ -75,7 +77,7 @@ struct Question {
 }
 
 /// Blocks and ledger, taken over before it is said that anybody watches.
-pub struct Opened(Blocks, Book, Vec<String>);
+pub struct Opened(Blocks, Ledger, Vec<String>);
 
 impl Opened {
     /// Takes over the blocks, if the configuration wants the built-in response.
@@ -89,9 +91,9 @@ impl Opened {
         let start = Instant::now();
         loop {
             match Blocks::open(policy.block, answer, named.guard()?) {
-                Ok((mut blocks, book, told)) => {
+                Ok((mut blocks, ledger, told)) => {
                     blocks.keep_table();
-                    return Ok(Some(Opened(blocks, book, told)));
+                    return Ok(Some(Opened(blocks, ledger, told)));
                 }
                 Err(error) if error.is::<Busy>() && start.elapsed() < PATIENCE => {
                     std::thread::sleep(Duration::from_millis(20));
@@ -122,19 +124,20 @@ impl Blocking {
         entrance: Entrance,
         output: Output,
     ) -> Result<Blocking> {
-        let Opened(blocks, book, _) = opened;
+        let Opened(blocks, ledger, _) = opened;
         let listener = control::listen()?;
         let (bell, ringing) = UnixStream::pair().context("cannot make a pipe")?;
         bell.set_nonblocking(true).context("cannot make a pipe")?;
         ringing.set_nonblocking(true).context("cannot make a pipe")?;
+        let keepers_bell = ringing.try_clone().context("cannot make a pipe")?;
+        let publish = Box::new(blocks::publish_denied);
         let (sender, questions) = sync_channel(QUESTIONS);
         let lookout = Lookout::start(named(config, ignored), ringing.try_clone().context("cannot make a pipe")?)?;
         let named = lookout.named();
         std::thread::spawn(move || listen(&listener, &named, &sender, &ringing));
         Ok(Blocking {
             blocks,
-            keeper: Keeper::start(book, entrance.clone(), output.clone()),
-            entrance,
+            keeper: Keeper::start(ledger, entrance, output.clone(), publish, keepers_bell),
             output,
             answer: config.kill_nft.unwrap_or(Answer::Drop),
             questions,
@@ -188,12 +191,7 @@ impl Blocking {
                 self.lookout.ask();
                 let said = vec![format!("attackalert: Host {source} has been blocked via nftables {}", span(length))];
                 let then = Then::React(Box::new(Job { scan, at, blocked: Some(said) }));
-                if let Err(Entry { then: Then::React(job), .. }) =
-                    self.keeper.keep(Entry { records: vec![record], over: Vec::new(), then })
-                {
-                    // The disk hangs. It is blocked, and written down with the next start, which finds it in the kernel.
-                    let _ = self.entrance.react(*job);
-                }
+                self.keeper.keep(Entry { records: vec![record], is_over: false, then });
                 Handled::HandedOver
             }
             Ok(Outcome::Already(_)) => {
@@ -230,25 +228,27 @@ impl Blocking {
                 free.extend(freed);
             }
             let then = Then::Answer(stream, Box::new(answer));
-            let entry = Entry { records, over: Vec::new(), then };
-            if let Err(Entry { then: Then::Answer(stream, _), .. }) = self.keeper.keep(entry) {
-                control::answer(&stream, &control::Answer::Refused("the disk does not keep up".to_owned()));
-            }
+            self.keeper.keep(Entry { records, is_over: false, then });
         }
         let over = self.blocks.pass(now);
-        for address in over.iter().take(10) {
+        for address in over.iter().take(TOLD) {
             self.output.say(&format!("adminalert: Host {address} is free again, its time is over"));
         }
-        if over.len() > 10 {
-            self.output.say(&format!("adminalert: {} more hosts are free again, their time is over", over.len() - 10));
+        if over.len() > TOLD {
+            self.output
+                .say(&format!("adminalert: {} more hosts are free again, their time is over", over.len() - TOLD));
         }
         free.extend(&over);
-        let records = self.blocks.after_the_clock_was_set(now);
-        if !records.is_empty() {
-            self.output.say("adminalert: the clock was set; the ledger of blocks is written by the new one");
+        if !over.is_empty() {
+            self.keeper.keep(Entry { is_over: true, ..Entry::default() });
         }
-        if !over.is_empty() || !records.is_empty() {
-            let _ = self.keeper.keep(Entry { records, over, then: Then::Nothing });
+        let was_set = self.blocks.clock_was_set(now);
+        if was_set || self.keeper.wants_all() {
+            let records = self.blocks.records(now);
+            if was_set && !records.is_empty() {
+                self.output.say("adminalert: the clock was set; the ledger of blocks is written by the new one");
+            }
+            self.keeper.keep_all(records, was_set);
         }
         if !self.blocks.is_empty() && self.looked.elapsed() >= LOOK {
             self.looked = Instant::now();
@@ -275,16 +275,7 @@ impl Blocking {
     /// Frees whom this guard objects to; an address may just have become this host's gateway. Returns who is free now.
     fn take_guard(&mut self, guard: Guard) -> Vec<IpAddr> {
         match self.blocks.watch_over(guard, Now::read()) {
-            Ok(records) => {
-                let free: Vec<IpAddr> = records.iter().map(|record| record.address).collect();
-                for record in &records {
-                    self.output.say(&format!("adminalert: Host {} is free again: {}", record.address, record.why));
-                }
-                if !records.is_empty() {
-                    let _ = self.keeper.keep(Entry { records, ..Entry::default() });
-                }
-                free
-            }
+            Ok(records) => self.tell_freed(records),
             Err(error) => {
                 self.output.say(&format!("adminalert: ERROR: {error:#}"));
                 Vec::new()
@@ -292,17 +283,32 @@ impl Blocking {
         }
     }
 
-    /// Takes another configuration. Who is safe by it is found out soon.
+    /// Tells who was freed, and has it written down; who they are.
+    fn tell_freed(&self, records: Vec<Record>) -> Vec<IpAddr> {
+        for record in records.iter().take(TOLD) {
+            self.output.say(&format!("adminalert: Host {} is free again: {}", record.address, record.why));
+        }
+        if records.len() > TOLD {
+            self.output.say(&format!("adminalert: {} more hosts are free again", records.len() - TOLD));
+        }
+        let free = records.iter().map(|record| record.address).collect();
+        if !records.is_empty() {
+            self.keeper.keep(Entry { records, ..Entry::default() });
+        }
+        free
+    }
+
+    /// Takes another configuration. Who is safe by it is found out soon. Returns who is free now.
     ///
     /// # Errors
     /// The kernel refuses.
-    pub fn configure(&mut self, config: &Config, ignored: IgnoreList, policy: &Policy) -> Result<()> {
+    pub fn configure(&mut self, config: &Config, ignored: IgnoreList, policy: &Policy) -> Result<Vec<IpAddr>> {
         let answer = config.kill_nft.unwrap_or(self.answer);
-        self.blocks.configure(policy.block, answer, Now::read())?;
+        let freed = self.blocks.configure(policy.block, answer, Now::read())?;
         self.answer = answer;
         *locked(&self.lookout.named()) = named(config, ignored);
         self.lookout.ask();
-        Ok(())
+        Ok(self.tell_freed(freed))
     }
 
     /// Mends the table, with all blocks, if somebody took it away or took something out of it; whether that was so.
@@ -316,7 +322,8 @@ impl Blocking {
     /// Writes what waits to be written, and ends; the kernel goes on blocking.
     pub fn end(self) {
         let _ = std::fs::remove_file(control::SOCKET);
-        self.keeper.end();
+        let Blocking { blocks, keeper, .. } = self;
+        keeper.end(|| blocks.records(Now::read()));
     }
 }
 

@@ -496,14 +496,17 @@ impl Daemon {
         let watched = |config: &Config| (config.tcp_ports.clone(), config.udp_ports.clone(), config.hits(dialect));
         let is_new = watched(&config) != watched(&self.config);
         complaints.extend(self.watch_by(&config, is_new)?);
-        if let (Some(blocking), Some(policy)) = (&mut self.blocking, &policy)
-            && let Err(error) = blocking.configure(&config, ignore.clone(), policy)
-        {
-            let old = self.config.clone();
-            return match self.watch_by(&old, is_new) {
-                Ok(_) => Err(error),
-                Err(worse) => Err(error.context(format!("{worse:#}"))),
-            };
+        if let (Some(blocking), Some(policy)) = (&mut self.blocking, &policy) {
+            match blocking.configure(&config, ignore.clone(), policy) {
+                Ok(free) => free.into_iter().for_each(|address| self.decider.forget_block(address)),
+                Err(error) => {
+                    let old = self.config.clone();
+                    return match self.watch_by(&old, is_new) {
+                        Ok(_) => Err(error),
+                        Err(worse) => Err(error.context(format!("{worse:#}"))),
+                    };
+                }
+            }
         }
         if config.resolve_host != self.config.resolve_host {
             complaints.push("RESOLVE_HOST changes with the next start".to_owned());

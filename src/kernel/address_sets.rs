@@ -48,20 +48,30 @@ impl AddressSets {
     /// Puts addresses in, those that are there already with their new time.
     ///
     /// Before Linux 6.12 adding an element again leaves its time as it was, without an error; so one that is there is
-    /// taken out and put in by one transaction.
+    /// taken out and put in by one transaction. The kernel takes milliseconds for one that it refuses, so it is asked once
+    /// which ones are there.
     ///
     /// # Errors
     /// The sets are not there or full ([`is_full`]), or the kernel refuses. Those before the one that failed are in.
     pub fn put(&mut self, elements: &[(IpAddr, Stay)]) -> Result<()> {
         for elements in elements.chunks(A_BATCH) {
-            match self.add(elements) {
-                Err(error) if error.kind() == ErrorKind::AlreadyExists => {
-                    for element in elements {
-                        self.renew(*element).map_err(|error| self.explained(error, "put addresses into"))?;
-                    }
+            let put = match self.add(elements) {
+                Err(error) if error.kind() == ErrorKind::AlreadyExists && elements.len() > 1 => {
+                    let known = self.list()?;
+                    let known: Vec<_> =
+                        elements.iter().filter(|(address, _)| known.contains_key(address)).copied().collect();
+                    self.replace(&known, elements)
                 }
-                other => other.map_err(|error| self.explained(error, "put addresses into"))?,
+                other => other,
+            };
+            match put {
+                // One alone; or one of many came, or ran out of its time, meanwhile.
+                Err(error) if matches!(error.kind(), ErrorKind::AlreadyExists | ErrorKind::NotFound) => {
+                    elements.iter().try_for_each(|element| self.renew(*element))
+                }
+                other => other,
             }
+            .map_err(|error| self.explained(error, "put addresses into"))?;
         }
         Ok(())
     }
@@ -118,6 +128,14 @@ impl AddressSets {
         self.transact(batch)
     }
 
+    /// Takes some out and puts others in, by one transaction.
+    fn replace(&mut self, old: &[(IpAddr, Stay)], new: &[(IpAddr, Stay)]) -> Result<(), Error> {
+        let mut batch = begin();
+        self.change(&mut batch, old, Change::Delete);
+        self.change(&mut batch, new, Change::Add);
+        self.transact(batch)
+    }
+
     /// Puts one in whether it is there or not; it may run out of its time between two looks.
     fn renew(&mut self, element: (IpAddr, Stay)) -> Result<(), Error> {
         for _ in 0..3 {
@@ -125,10 +143,7 @@ impl AddressSets {
                 Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
                 other => return other,
             }
-            let mut batch = begin();
-            self.change(&mut batch, &[element], Change::Delete);
-            self.change(&mut batch, &[element], Change::Add);
-            match self.transact(batch) {
+            match self.replace(&[element], &[element]) {
                 Err(error) if error.kind() == ErrorKind::NotFound => {}
                 other => return other,
             }

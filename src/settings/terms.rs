@@ -63,8 +63,8 @@ pub struct RawTerms {
     cut_established: Option<bool>,
 }
 
-/// A set of nftables of so many addresses takes some 15 MB.
-const MOST: usize = 131_072;
+/// No more may be blocked at once, whatever policy.toml says: a set of nftables of so many addresses takes some 15 MB.
+pub const IN_ALL: usize = 131_072;
 
 impl RawTerms {
     /// The terms, with defaults where it says nothing.
@@ -88,7 +88,7 @@ impl RawTerms {
             growth: number("growth", self.growth.unwrap_or(default.growth) as usize, 100)? as u32,
             limit: length("limit", &self.limit, default.limit)?,
             remember: remember.ok_or(("remember", "nothing is remembered for ever; write \"365d\"".to_owned()))?,
-            in_all: number("in_all", self.in_all.unwrap_or(default.in_all), MOST)?,
+            in_all: number("in_all", self.in_all.unwrap_or(default.in_all), IN_ALL)?,
             per_second: number("per_second", self.per_second.unwrap_or(default.per_second) as usize, 10_000)? as u32,
             cut_established: self.cut_established.unwrap_or(default.cut_established),
         })

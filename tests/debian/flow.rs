@@ -38,6 +38,9 @@ pub fn fresh_to_undo(suite: Suite) {
     bed.power_cycle();
     bed.wait_until_it_listens();
     blocked_in_every_way(&bed);
+    if is_embedded() {
+        restored_by_its_unit(&bed);
+    }
     // Out of its database, or, where the power went before that was written, out of the history again.
     bed.wait_until_banned(OUTSIDER);
     bed.tool("verify").succeeds();
@@ -128,6 +131,15 @@ pub fn second_apply_changes_nothing(bed: &Bed) {
     assert_eq!(before.0, after.0, "no file is written");
     assert_eq!(before.1, after.1, "no daemon is restarted");
     assert_eq!(before.2, after.2, "no rule is touched");
+}
+
+/// Before the network was up, by root in a cage of its own: the kernel's sets, and the file that hosts.deny names.
+fn restored_by_its_unit(bed: &Bed) {
+    let said = bed.run("journalctl -b -u harden-portsentry-blocks").stdout;
+    assert_eq!(bed.ok("systemctl is-active harden-portsentry-blocks"), "active\n", "{said}");
+    let denied = "/var/lib/harden-portsentry/denied";
+    assert_eq!(bed.ok(&format!("stat -c '%U %a %F' {denied}")), "root 644 regular file\n", "{said}");
+    assert!(bed.read(denied).lines().any(|line| line == OUTSIDER), "{said}");
 }
 
 fn blocked_in_every_way(bed: &Bed) {
