@@ -321,11 +321,9 @@ impl Judge {
             self.blocked.insert(probe.source);
         } else if !news || !source.may_have_a_line(now, &mut self.lines_left_out) {
             return;
-        } else if source.hits == 1 {
-            if !self.has_room_for_a_stranger(now) {
-                source.more().untold = Some(scan);
-                return;
-            }
+        } else if source.hits == 1 && !self.has_room_for_a_stranger(now) {
+            source.more().untold = Some(scan);
+            return;
         }
         if let Some(first) = source.more.as_mut().and_then(|more| more.untold.take()) {
             self.lines_left_out -= 1;
