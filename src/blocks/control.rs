@@ -126,7 +126,8 @@ fn read_answer(line: &str) -> Result<Answer> {
     // What serde says of it would quote it.
     let answer = serde_json::from_str(line).ok().map(Answer::printable);
     answer.context(
-        "the daemon's answer cannot be read; if it is of another version, `systemctl restart harden-portsentry` starts this one",
+        "the daemon's answer cannot be read; if it is of another version, \
+         `systemctl restart harden-portsentry` starts this one",
     )
 }
 

@@ -1,8 +1,8 @@
 //! The file that one line of /etc/hosts.deny names: `ALL: /var/lib/harden-portsentry/denied`. libwrap reads it anew for
 //! each connection: an address a line, IPv6 in brackets (hosts_access(5)).
 //!
-//! It is read by root's sshd, which follows each word of it that begins with a slash and takes words of any length; so it is
-//! root's, and holds nothing but addresses that were parsed.
+//! It is read by root's sshd, which follows each word of it that begins with a slash and takes words of any length; so it
+//! is root's, and holds nothing but addresses that were parsed.
 
 use std::collections::BTreeSet;
 use std::fs::{OpenOptions, Permissions};

@@ -148,8 +148,8 @@ impl Table {
     pub fn block(&mut self, addresses: &[(IpAddr, Stay)]) -> Result<()> {
         self.sets.put(addresses).map_err(|error| match is_full(&error) {
             true => error.context(
-                "there is no room for another blocked host in the kernel's set; `harden-portsentry unblock` makes room, and \
-                 in_all of [block] in policy.toml sets how much there is",
+                "there is no room for another blocked host in the kernel's set; `harden-portsentry unblock` makes room, \
+                 and in_all of [block] in policy.toml sets how much there is",
             ),
             false => error,
         })

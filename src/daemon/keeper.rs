@@ -137,7 +137,8 @@ impl Keeper {
         locked(&self.desk.waiting).wanted.is_some()
     }
 
-    /// Hands over all that the ledger is to hold from now on, because it was wanted, or, with `is_news`, because it changed.
+    /// Hands over all that the ledger is to hold from now on, because it was wanted, or, with `is_news`, because it
+    /// changed.
     pub fn keep_all(&self, records: Vec<Record>, is_news: bool) {
         locked(&self.desk.waiting).keep_all(records, is_news);
         self.desk.news.notify_one();
@@ -321,7 +322,8 @@ fn tell(then: Then, failure: Option<&str>, entrance: &Entrance, output: &Output)
             None => control::answer(&stream, &answer),
             Some(why) => {
                 let text = format!(
-                    "it is done, and a restart would forget it, for it is not written down yet: {why}; the daemon goes on trying"
+                    "it is done, and a restart would forget it, for it is not written down yet: {why}; \
+                     the daemon goes on trying"
                 );
                 control::answer(&stream, &Answer::Refused(text));
             }
