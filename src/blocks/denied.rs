@@ -75,6 +75,24 @@ fn text<'a>(addresses: impl Iterator<Item = &'a IpAddr>) -> String {
         .collect()
 }
 
+/// Writes [`super::DENIED`] from the ledger, as root: those who read it are root, too, and read what they find.
+///
+/// # Errors
+/// The ledger cannot be read, or the file not written.
+pub fn publish_denied() -> anyhow::Result<()> {
+    use anyhow::Context;
+    let ledger = Path::new(super::DIRECTORY).join("ledger");
+    let bytes = own_files::read(&ledger).with_context(|| format!("cannot read {}", ledger.display()))?;
+    let now = super::Now::read();
+    let mut state = super::State::new(super::Terms::default(), now.boot);
+    state.restore(&super::ledger::read(&bytes, &ledger).records, now);
+    let addresses: Vec<IpAddr> = state.live(now.boot).map(|(address, _)| address).collect();
+    let path = Path::new(super::DENIED);
+    Denied::new(path, addresses.into_iter())
+        .change(&[], &[])
+        .with_context(|| format!("cannot write {}", path.display()))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

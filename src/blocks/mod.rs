@@ -11,7 +11,7 @@ mod denied;
 mod guard;
 mod ignore;
 mod ledger;
-mod own_files;
+pub mod own_files;
 mod record;
 mod state;
 mod table;
@@ -31,6 +31,7 @@ use crate::kernel::Gone;
 pub use clock::{Instant, Now};
 use control::{Listed, Request, Wanted};
 use denied::Denied;
+pub use denied::publish_denied;
 pub use guard::Guard;
 pub use ignore::IgnoreList;
 use ledger::Ledger;
@@ -47,7 +48,7 @@ pub const DIRECTORY: &str = "/var/lib/harden-portsentry/blocks";
 /// The file that hosts.deny names: a link to the one in [`DIRECTORY`].
 pub const DENIED: &str = "/var/lib/harden-portsentry/denied";
 /// Where the daemon's unit lets it write its metrics.
-const METRICS: &str = "/var/lib/harden-portsentry/metrics";
+pub const METRICS: &str = "/var/lib/harden-portsentry/metrics";
 /// The kernel's clock and ours may differ by so much.
 const TOLERANCE: Duration = Duration::from_secs(2);
 

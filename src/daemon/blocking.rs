@@ -19,7 +19,7 @@ use rustix::time::{
 
 use super::config::Config;
 use super::decide::Scan;
-use super::keeper::{Entry, Keeper, Then};
+use super::keeper::{Entry, Keeper, Publish, Then};
 use super::lookout::{Lookout, Named};
 use super::metrics;
 use super::output::{Output, locked};
@@ -121,6 +121,7 @@ impl Blocking {
         ignored: IgnoreList,
         entrance: Entrance,
         output: Output,
+        publish: Publish,
     ) -> Result<Blocking> {
         let Opened(blocks, book, _) = opened;
         let listener = control::listen()?;
@@ -133,7 +134,7 @@ impl Blocking {
         std::thread::spawn(move || listen(&listener, &named, &sender, &ringing));
         Ok(Blocking {
             blocks,
-            keeper: Keeper::start(book, entrance.clone(), output.clone()),
+            keeper: Keeper::start(book, entrance.clone(), output.clone(), publish),
             entrance,
             output,
             answer: config.kill_nft.unwrap_or(Answer::Drop),

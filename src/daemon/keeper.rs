@@ -37,6 +37,9 @@ pub enum Then {
     Answer(UnixStream, Box<Answer>),
 }
 
+/// Has the file written that hosts.deny names.
+pub type Publish = Box<dyn FnMut() -> anyhow::Result<()> + Send>;
+
 /// Takes entries.
 pub struct Keeper {
     desk: Arc<Desk>,
@@ -58,7 +61,7 @@ struct Waiting {
 
 impl Keeper {
     /// Starts the thread. What is written down goes to `entrance`, to be told.
-    pub fn start(book: Book, entrance: Entrance, output: Output) -> Keeper {
+    pub fn start(book: Book, entrance: Entrance, output: Output, publish: Publish) -> Keeper {
         let desk = Arc::new(Desk::default());
         let mut clerk = Clerk {
             book,
@@ -68,6 +71,7 @@ impl Keeper {
             unwritten: HashMap::new(),
             over: Vec::new(),
             not_denied: false,
+            publish,
         };
         let thread = std::thread::spawn(move || clerk.run());
         Keeper { desk, output, thread }
@@ -103,6 +107,7 @@ struct Clerk {
     over: Vec<IpAddr>,
     /// The ledger has all, and the file that hosts.deny names has not.
     not_denied: bool,
+    publish: Publish,
 }
 
 /// What could not be written, and why.
@@ -172,7 +177,8 @@ impl Clerk {
         // Once, however often the rest is to be tried again.
         self.unwritten.clear();
         let over = std::mem::take(&mut self.over);
-        let denied = self.book.deny(&records, &over).err().map(|error| format!("{error:#}"));
+        let denied = self.book.deny(&records, &over).and_then(|()| (self.publish)());
+        let denied = denied.err().map(|error| format!("{error:#}"));
         self.not_denied = denied.is_some();
         Failure { ledger: None, denied }
     }
