@@ -9,8 +9,9 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use super::metrics::Queue;
-use super::output::{Output, join_soon, locked};
-use super::respond::{Entrance, Job};
+use super::output::Output;
+use super::reactions::{Entrance, Job};
+use super::threads::{join_soon, locked};
 use crate::blocks::control::{self, Answer};
 use crate::blocks::{Book, Record};
 
