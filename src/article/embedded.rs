@@ -31,6 +31,8 @@ const PACKAGE_WAITS: [&str; 2] = [
 ];
 const RESPONDER_SOCKET: &str = "/etc/systemd/system/harden-portsentry-responder.socket";
 const RESPONDER: &str = "/etc/systemd/system/harden-portsentry-responder@.service";
+const NAMES_SOCKET: &str = "/etc/systemd/system/harden-portsentry-names.socket";
+const NAMES: &str = "/etc/systemd/system/harden-portsentry-names@.service";
 /// nftables.service begins by flushing every table, and the one that picks the packets with them.
 const DROP_IN: &str = "/etc/systemd/system/nftables.service.d/harden-portsentry-table.conf";
 
@@ -57,6 +59,19 @@ struct ResponderSocket<'a> {
 struct ResponderService<'a> {
     program: &'a str,
     conf: &'a str,
+}
+
+#[derive(Template)]
+#[template(path = "harden-portsentry-names.socket", escape = "none", ext = "txt")]
+struct NamesSocket<'a> {
+    socket: &'a str,
+    user: &'a str,
+}
+
+#[derive(Template)]
+#[template(path = "harden-portsentry-names.service", escape = "none")]
+struct NamesService<'a> {
+    program: &'a str,
 }
 
 #[derive(Template)]
@@ -110,10 +125,13 @@ pub fn put_unit(context: &Context, draft: &mut Draft, step: &mut Step) -> Result
     };
     let watcher = Service { program, conf, user: EMBEDDED_USER };
     unit(UNIT, watcher.render(), "runs the portsentry built into this program, as a user that may do nothing else")?;
-    let socket = ResponderSocket { socket: responder::SOCKET, user: EMBEDDED_USER };
-    unit(RESPONDER_SOCKET, socket.render(), "commands and names are another process's, which it asks here")?;
+    let socket = ResponderSocket { socket: responder::COMMANDS_SOCKET, user: EMBEDDED_USER };
+    unit(RESPONDER_SOCKET, socket.render(), "commands are another process's, which it asks here")?;
     let responder = ResponderService { program, conf };
     unit(RESPONDER, responder.render(), "that process, started when it is asked")?;
+    let socket = NamesSocket { socket: responder::NAMES_SOCKET, user: EMBEDDED_USER };
+    unit(NAMES_SOCKET, socket.render(), "names are looked up by a process without rights, which it asks here")?;
+    unit(NAMES, NamesService { program }.render(), "that process, started when it is asked")?;
     let blocks = BlocksService { program, table: TABLE };
     unit(BLOCKS, blocks.render(), "whoever was blocked is so again before the network is up")?;
     let text = include_bytes!("../../templates/harden-portsentry.sysusers");
@@ -185,8 +203,9 @@ pub fn remove(context: &Context, draft: &mut Draft, step: &mut Step) -> Result<(
         tell_who_is_freed(context, step);
     }
     let why = format!("it is for {EMBEDDED_UNIT}, and Debian's portsentry watches instead");
-    let own = [UNIT, BLOCKS, RESPONDER_SOCKET, RESPONDER, SYSUSERS, DROP_IN, LOGROTATE, Generation::Embedded.conf()];
-    for path in own.into_iter().chain(PACKAGE_WAITS) {
+    let units = [UNIT, BLOCKS, RESPONDER_SOCKET, RESPONDER, NAMES_SOCKET, NAMES];
+    let own = units.into_iter().chain([SYSUSERS, DROP_IN, LOGROTATE, Generation::Embedded.conf()]);
+    for path in own.chain(PACKAGE_WAITS) {
         remove_ours(draft, path, &why, step)?;
     }
     let path = Generation::Embedded.ignore_list();

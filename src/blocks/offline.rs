@@ -17,7 +17,7 @@ use super::terms::Terms;
 use super::{Busy, DIRECTORY, ledger, listed, own_files};
 
 /// Where the daemon's unit lets it write its metrics.
-const METRICS: &str = "/var/lib/harden-portsentry/metrics";
+pub const METRICS: &str = "/var/lib/harden-portsentry/metrics";
 
 /// Who is blocked; changes nothing.
 ///

@@ -115,18 +115,33 @@ pub enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true, hide = true)]
         words: Vec<OsString>,
     },
-    /// Run what the configuration says, and look up names, for a watcher at standard input; systemd starts it
-    #[command(hide = true)]
-    Responder {
-        #[arg(short, long = "configfile")]
-        conf: PathBuf,
-        /// Until standard input closes, however long nobody asks
-        #[arg(long)]
-        stay: bool,
-    },
+    /// Do what a watcher at standard input may not; systemd starts it
+    #[command(hide = true, subcommand)]
+    Responder(Responder),
     /// Write the man pages into DIRECTORY
     #[command(hide = true)]
     Man { directory: PathBuf },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Responder {
+    /// Run what the configuration says
+    Commands {
+        #[arg(short, long = "configfile")]
+        conf: PathBuf,
+        /// Open the ports of the configuration as well
+        #[arg(long)]
+        connect: bool,
+        /// Until standard input closes, by which connections come
+        #[arg(long)]
+        stay: bool,
+    },
+    /// Look up names, as nobody
+    Names {
+        /// Until standard input closes, by which connections come
+        #[arg(long)]
+        stay: bool,
+    },
 }
 
 /// Flags of every command

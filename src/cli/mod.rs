@@ -28,7 +28,7 @@ use crate::host::Host;
 use crate::report::Report;
 
 pub use arguments::command;
-use arguments::{Arguments, Command, Format};
+use arguments::{Arguments, Command, Format, Responder};
 
 /// What a command ended with; the numbers are part of the interface.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -80,7 +80,10 @@ pub fn main(words: impl IntoIterator<Item = OsString>) -> ExitCode {
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
     // A Ctrl-C ends the program while nothing is being changed; apply and undo then take the signal over.
     let may_end = Arc::new(AtomicBool::new(true));
-    end_on_interrupt(Arc::clone(&may_end));
+    // That takes a thread, and whoever gives up rights must not have another one, which would keep them.
+    if !matches!(arguments.command, Command::Responder(_)) {
+        end_on_interrupt(Arc::clone(&may_end));
+    }
     let common = &arguments.common;
     let (name, result) = match &arguments.command {
         Command::Diff(_) => ("diff", diff::run(common)),
@@ -95,7 +98,7 @@ pub fn main(words: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Init(options) => ("init", init::run(common, options)),
         // Its words are portsentry's, and were taken above.
         Command::Daemon { .. } => ("daemon", Ok(Exit::Usage)),
-        Command::Responder { conf, stay } => ("responder", responder::serve(conf, *stay).map(|()| Exit::Good)),
+        Command::Responder(which) => ("responder", respond(which).map(|()| Exit::Good)),
         Command::Man { directory } => ("man", man::run(directory)),
     };
     match result {
@@ -112,6 +115,15 @@ pub fn main(words: impl IntoIterator<Item = OsString>) -> ExitCode {
             eprintln!("harden-portsentry: {error:#}");
             Exit::Error.into()
         }
+    }
+}
+
+fn respond(which: &Responder) -> Result<()> {
+    match which {
+        Responder::Commands { conf, connect, stay } => {
+            responder::commands(&responder::CommandServer { conf: conf.clone(), connects: *connect }, *stay)
+        }
+        Responder::Names { stay } => responder::names(*stay),
     }
 }
 

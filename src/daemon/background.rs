@@ -10,6 +10,8 @@ use crate::host::start_detached;
 
 /// Names the socket by which the daemon says that it watches.
 const READY: &str = "HARDEN_PORTSENTRY_READY";
+/// What it says there.
+const WATCHING: &str = "watching\n";
 
 /// Whether this process is the one in the background.
 pub fn is_child() -> bool {
@@ -29,8 +31,10 @@ pub fn start(words: &[String]) -> Result<()> {
     loop {
         if let Ok((mut stream, _)) = listener.accept() {
             let mut word = String::new();
-            let _ = stream.read_to_string(&mut word);
-            return Ok(());
+            let _ = stream.set_nonblocking(false).and_then(|()| stream.read_to_string(&mut word).map(drop));
+            if word == WATCHING {
+                return Ok(());
+            }
         }
         if let Some(status) = child.try_wait().context("cannot wait for the daemon")? {
             bail!("the daemon ended before it watched ({status})");
@@ -40,18 +44,25 @@ pub fn start(words: &[String]) -> Result<()> {
     }
 }
 
-/// In the background: leaves the caller's session and terminal.
-pub fn detach() {
+/// Whoever started the daemon, and waits.
+pub struct Caller(UnixStream);
+
+/// In the background: leaves the caller's session and terminal, and connects to it, for the socket is the caller's, and
+/// this process is going to be another user.
+///
+/// # Errors
+/// The caller is gone.
+pub fn detach() -> Result<Caller> {
     let _ = rustix::process::setsid();
     let _ = std::env::set_current_dir("/");
+    let path = std::env::var_os(READY).unwrap_or_default();
+    UnixStream::connect(path).map(Caller).context("whoever started this does not wait for it")
 }
 
-/// In the background: says that it watches.
-pub fn tell_ready() {
-    if let Some(path) = std::env::var_os(READY)
-        && let Ok(mut stream) = UnixStream::connect(path)
-    {
-        let _ = stream.write_all(b"watching\n");
+impl Caller {
+    /// Says that it watches.
+    pub fn tell_ready(mut self) {
+        let _ = self.0.write_all(WATCHING.as_bytes());
         // Until now it had the caller's stderr, to say what is wrong; held on to, the caller's pipe would never end.
         if let Ok(null) = File::options().write(true).open("/dev/null") {
             let _ = rustix::stdio::dup2_stderr(&null);

@@ -19,14 +19,13 @@ use rustix::time::{
 
 use super::config::Config;
 use super::decide::Scan;
-use super::keeper::{Entry, Keeper, Then};
+use super::keeper::{Entry, Keeper, Publish, Then};
 use super::lookout::{Lookout, Named};
 use super::metrics;
 use super::output::{Output, locked};
 use super::probe::Kind;
 use super::respond::{Entrance, Job};
 use super::telling::Alarm;
-use crate::blocks;
 use crate::blocks::control::{self, Request};
 use crate::blocks::{Answer, Blocks, Busy, Evidence, Guard, IgnoreList, Ledger, Length, Now, Outcome, Record, Safe};
 use crate::kernel::Gone;
@@ -123,6 +122,7 @@ impl Blocking {
         ignored: IgnoreList,
         entrance: Entrance,
         output: Output,
+        publish: Publish,
     ) -> Result<Blocking> {
         let Opened(blocks, ledger, _) = opened;
         let listener = control::listen()?;
@@ -130,7 +130,6 @@ impl Blocking {
         bell.set_nonblocking(true).context("cannot make a pipe")?;
         ringing.set_nonblocking(true).context("cannot make a pipe")?;
         let keepers_bell = ringing.try_clone().context("cannot make a pipe")?;
-        let publish = Box::new(blocks::publish_denied);
         let (sender, questions) = sync_channel(QUESTIONS);
         let lookout = Lookout::start(named(config, ignored), ringing.try_clone().context("cannot make a pipe")?)?;
         let named = lookout.named();

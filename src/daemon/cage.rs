@@ -7,7 +7,10 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context, Result};
-use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, apply_filter_all_threads};
+use seccompiler::{
+    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
+    TargetArch, apply_filter_all_threads,
+};
 
 /// Applies the list to all threads, and to all that they start, if this process is not root: root runs the commands of
 /// the configuration by itself. Where the architecture is not known, the unit's own list remains.
@@ -19,15 +22,36 @@ pub fn enter() -> Result<()> {
     if rustix::process::geteuid().is_root() {
         return Ok(());
     }
-    let rules: BTreeMap<i64, Vec<seccompiler::SeccompRule>> = allowed().map(|call| (call, Vec::new())).collect();
-    // As of a kernel that is too old, which C libraries know how to handle.
-    let refuse = SeccompAction::Errno(libc::ENOSYS.unsigned_abs());
-    let filter = SeccompFilter::new(rules, refuse, SeccompAction::Allow, arch).context("cannot list system calls")?;
-    let program: BpfProgram = filter.try_into().context("cannot list system calls")?;
+    let program = list(arch).context("cannot list system calls")?;
     apply_filter_all_threads(&program).context("cannot give up system calls (seccomp)")
 }
 
+/// The list as the kernel takes it.
+fn list(arch: TargetArch) -> Result<BpfProgram, seccompiler::BackendError> {
+    let mut rules: BTreeMap<i64, Vec<SeccompRule>> = allowed().map(|call| (call, Vec::new())).collect();
+    // clone3 keeps its flags where no list can see them; without it C libraries take clone.
+    let no_namespace = SeccompCondition::new(0, SeccompCmpArgLen::Qword, SeccompCmpOp::MaskedEq(NAMESPACES), 0)?;
+    rules.insert(number(libc::SYS_clone), vec![SeccompRule::new(vec![no_namespace])?]);
+    // As of a kernel that is too old, which C libraries know how to handle.
+    let refuse = SeccompAction::Errno(libc::ENOSYS.unsigned_abs());
+    SeccompFilter::new(rules, refuse, SeccompAction::Allow, arch)?.try_into()
+}
+
+/// The flags of clone by which a child gets namespaces of its own, and in that of users all rights.
+#[allow(clippy::cast_sign_loss)] // each is one bit of an int
+const NAMESPACES: u64 = (libc::CLONE_NEWNS
+    | libc::CLONE_NEWCGROUP
+    | libc::CLONE_NEWUTS
+    | libc::CLONE_NEWIPC
+    | libc::CLONE_NEWUSER
+    | libc::CLONE_NEWPID
+    | libc::CLONE_NEWNET) as u64;
+
 #[allow(clippy::useless_conversion)] // not everywhere is a long an i64
+fn number(call: libc::c_long) -> i64 {
+    i64::from(call)
+}
+
 fn allowed() -> impl Iterator<Item = i64> {
     const EVERYWHERE: &[libc::c_long] = &[
         // packets, sockets, waiting
@@ -71,6 +95,7 @@ fn allowed() -> impl Iterator<Item = i64> {
         libc::SYS_getdents64,
         libc::SYS_ioctl,
         libc::SYS_lseek,
+        libc::SYS_memfd_create,
         libc::SYS_mkdirat,
         libc::SYS_newfstatat,
         libc::SYS_openat,
@@ -92,8 +117,6 @@ fn allowed() -> impl Iterator<Item = i64> {
         libc::SYS_clock_getres,
         libc::SYS_clock_gettime,
         libc::SYS_clock_nanosleep,
-        libc::SYS_clone,
-        libc::SYS_clone3,
         libc::SYS_exit,
         libc::SYS_exit_group,
         libc::SYS_futex,
@@ -160,5 +183,33 @@ fn allowed() -> impl Iterator<Item = i64> {
     ];
     #[cfg(not(target_arch = "x86_64"))]
     const ALSO: &[libc::c_long] = &[];
-    EVERYWHERE.iter().chain(ALSO).map(|&call| i64::from(call))
+    EVERYWHERE.iter().chain(ALSO).map(|&call| number(call))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// perl calls clone by its number, below the list.
+    #[test]
+    fn a_child_is_no_way_into_other_namespaces() {
+        let call = |flags: u64| {
+            let arch = std::env::consts::ARCH.try_into().unwrap();
+            let program = format!(
+                "$r = syscall({}, {flags} | 17, 0, 0, 0, 0); exit 0 if $r == 0; print $r < 0 ? $! + 0 : 'child';",
+                libc::SYS_clone
+            );
+            std::thread::spawn(move || {
+                seccompiler::apply_filter(&list(arch).unwrap()).unwrap();
+                let output = crate::host::Invocation::new("perl", &["-e", &program]).demand().unwrap();
+                output.stdout
+            })
+            .join()
+            .unwrap()
+        };
+        assert_eq!(call(0), "child");
+        for flag in [libc::CLONE_NEWUSER, libc::CLONE_NEWNET, libc::CLONE_NEWNS] {
+            assert_eq!(call(flag.unsigned_abs().into()), libc::ENOSYS.to_string());
+        }
+    }
 }

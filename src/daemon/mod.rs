@@ -1,8 +1,9 @@
 //! The embedded portsentry: sees scans as Debian's does, and what that misses.
 //!
 //! The kernel picks the packets (`table`: those for ports without a socket, once or a few times a source, port and kind)
-//! and hands them up by NFLOG; `probe` reads them, `decide` decides, `lines` words it, `output` writes it, `respond` runs
-//! what the configuration says. `blocking` has the kernel block, `keeper` writes down whom, and `lookout` looks who must not be. `metrics` counts.
+//! and hands them up by NFLOG; `probe` reads them, `decide` decides, `lines` words it, `output` writes it, `respond` has done
+//! what the configuration says (`commands`). `blocking` has the kernel block, `keeper` writes down whom, and `lookout` looks
+//! who must not be. `metrics` counts.
 //! `invocation` and `config` take portsentry's own command lines and files.
 //!
 //! Who watches may do little (`cage`); what takes more is done by another process (`responder`), which systemd starts, or,
@@ -12,6 +13,7 @@ mod background;
 pub mod blocked_file;
 mod blocking;
 mod cage;
+mod commands;
 mod config;
 mod connect;
 mod decide;
@@ -54,11 +56,10 @@ pub fn version() -> String {
 /// It cannot watch.
 pub fn run(invocation: Invocation, words: &[String]) -> Result<()> {
     if !invocation.background {
-        return run::run(invocation);
+        return run::run(invocation, None);
     }
     if background::is_child() {
-        background::detach();
-        return run::run(invocation);
+        return run::run(invocation, Some(background::detach()?));
     }
     background::start(words)
 }
@@ -92,7 +93,7 @@ mod tests {
             format!("{} triples", grouped(table::SIZE as usize)),
             format!("a socket of {} MiB", crate::kernel::QUEUE >> 21),
             format!("{} hosts wait to be blocked", grouped(respond::WAITING)),
-            format!("longer than {} seconds is killed", respond::LIMIT.as_secs()),
+            format!("longer than {} seconds is killed", commands::LIMIT.as_secs()),
             format!("{} wait for their names", grouped(names::WAITING)),
             format!(
                 "Lines wait in {} MiB of memory, and for the log in {} MiB more",

@@ -12,22 +12,26 @@ use jiff::Timestamp;
 use rustix::event::{PollFd, PollFlags, poll};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
+use super::background::Caller;
 use super::blocking::{Blocking, Opened};
+use super::commands::Commands;
 use super::config::Config;
 use super::connect::Listeners;
 use super::decide::{Decider, Seen};
 use super::invocation::Invocation;
+use super::keeper::Publish;
 use super::lines::Lines;
 use super::metrics::{Reporter, Restored, Turn};
 use super::names::Names;
 use super::output::{Output, Writer};
 use super::probe::Probe;
-use super::respond::{Commands, Responder};
+use super::respond::Responder;
+use super::responder::{Remote, Way};
 use super::split::{Ways, split};
 use super::start::{blocked_hosts, blocked_path, ignore_list, only_one};
 use super::table::Table;
 use super::telling::{Alarm, Alarms, Telling};
-use crate::blocks::IgnoreList;
+use crate::blocks::{DENIED, IgnoreList, publish_denied};
 use crate::kernel::{Gone, Nflog, QUEUE, Received, TableChanges};
 use crate::settings::{POLICY, Policy};
 use crate::syntax::Dialect;
@@ -80,6 +84,8 @@ struct Daemon {
     decider: Decider,
     source: Source,
     responder: Responder,
+    /// To who runs commands, if it is somebody else.
+    commands_way: Option<Way>,
     /// The built-in response, where KILL_NFT wants it.
     blocking: Option<Blocking>,
     /// Where there is a table that somebody could take away.
@@ -102,17 +108,17 @@ struct Daemon {
     summed_up: (Instant, u64, u64),
 }
 
-/// Runs the daemon until it is told to end.
+/// Runs the daemon until it is told to end. In the background there is a `caller`, who is told once it watches.
 ///
 /// # Errors
 /// It cannot watch: the configuration, a privilege, or another daemon of the same mode is in the way.
-pub fn run(invocation: Invocation) -> Result<()> {
+pub fn run(invocation: Invocation, caller: Option<Caller>) -> Result<()> {
     let signals = Signals::new()?;
     let config = Config::read(&invocation.config_file, invocation.mode)?;
     let dialect = invocation.mode.dialect();
     let (ignore, complaints) = ignore_list(&config, dialect)?;
     // Before there is any thread, which would keep its rights.
-    let ways = split(&invocation.config_file, &config)?;
+    let ways = split(&invocation, &config, caller.is_none())?;
     // Held as long as this runs: a second daemon of this mode would take the table away from the first.
     let _only = only_one(invocation.mode)?;
     let opened = Opened::of(&config, &ignore)?;
@@ -123,7 +129,7 @@ pub fn run(invocation: Invocation) -> Result<()> {
     };
     let (output, writer) =
         Output::start(invocation.to_syslog, config.history_file.clone(), blocked_path(&config, invocation.mode));
-    let result = watch(invocation, config, (ignore, ways), (opened, blocked), &output, &signals, complaints);
+    let result = watch(invocation, config, (ignore, ways, caller), (opened, blocked), &output, &signals, complaints);
     end(output, writer, dialect, result)
 }
 
@@ -143,12 +149,13 @@ fn end(output: Output, writer: Writer, dialect: Dialect, result: Result<()>) -> 
 fn watch(
     invocation: Invocation,
     config: Config,
-    (ignore, ways): (IgnoreList, Option<Ways>),
+    (ignore, ways, caller): (IgnoreList, Ways, Option<Caller>),
     (opened, blocked): (Option<Opened>, HashSet<IpAddr>),
     output: &Output,
     signals: &Signals,
-    complaints: Vec<String>,
+    mut complaints: Vec<String>,
 ) -> Result<()> {
+    let publish = opened.as_ref().map(|_| publisher(&ways, &mut complaints));
     let dialect = invocation.mode.dialect();
     let mut said = greeting(&invocation, &config);
     let of_blocks = opened.as_ref().map_or(&[][..], Opened::told);
@@ -158,7 +165,7 @@ fn watch(
     said.iter().for_each(|line| output.say(line));
     let has_table = opened.is_some() || !invocation.mode.connects();
     let changes = if has_table { Some(TableChanges::watch()?) } else { None };
-    let (commands_way, names_way) = ways.map(|ways| (ways.commands, ways.names)).unzip();
+    let Ways { commands: commands_way, names: names_way } = ways;
     let source = if invocation.mode.connects() {
         let (listeners, told) = Listeners::open(&invocation, &config, commands_way.clone())?;
         told.iter().for_each(|line| output.say(line));
@@ -172,14 +179,15 @@ fn watch(
     let names = config.resolve_host.then(|| Names::start(lines.clone(), output.clone(), names_way));
     let commands = Commands::of(&config, invocation.mode.name());
     let decider = Decider::new(&config, dialect, invocation.same_address_check, ignore.clone(), blocked);
-    let responder = Responder::start(dialect, lines.clone(), commands, names, output.clone(), commands_way);
+    let responder = Responder::start(dialect, lines.clone(), commands, names, output.clone(), commands_way.clone());
     let entrance = responder.entrance().clone();
-    let blocking = match opened {
-        Some(opened) => Some(Blocking::start(opened, &config, ignore, entrance, output.clone())?),
+    let blocking = match opened.zip(publish) {
+        Some((opened, publish)) => Some(Blocking::start(opened, &config, ignore, entrance, output.clone(), publish)?),
         None => None,
     };
     let mut daemon = Daemon {
         responder,
+        commands_way,
         blocking,
         changes,
         invocation,
@@ -207,7 +215,9 @@ fn watch(
     });
     daemon.report();
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
-    super::background::tell_ready();
+    if let Some(caller) = caller {
+        caller.tell_ready();
+    }
     let result = daemon.watch(signals);
     daemon.sum_up();
     let Daemon { responder, source, blocking, reporter, .. } = daemon;
@@ -222,6 +232,22 @@ fn watch(
         reporter.end();
     }
     result
+}
+
+/// Has the file written that hosts.deny names: by root. Where nobody is, that is among the `complaints`.
+fn publisher(ways: &Ways, complaints: &mut Vec<String>) -> Publish {
+    if let Some(way) = ways.commands.clone() {
+        // On a connection of its own, where it waits for no command.
+        let mut remote = Remote::new(way);
+        return Box::new(move || remote.publish_denied());
+    }
+    if rustix::process::geteuid().is_root() {
+        return Box::new(publish_denied);
+    }
+    complaints.push(format!(
+        "{DENIED} is written by root alone, and nobody here is: TCP wrappers deny nobody (harden-portsentry-responder.socket)"
+    ));
+    Box::new(|| Ok(()))
 }
 
 fn greeting(invocation: &Invocation, config: &Config) -> Vec<String> {
@@ -307,6 +333,8 @@ impl Daemon {
         };
         let read = |fd| PollFd::from_borrowed_fd(fd, PollFlags::IN);
         let mut waiting = vec![read(signals.end.as_fd()), read(signals.reload.as_fd())];
+        waiting.extend(self.commands_way.as_ref().and_then(Way::ends).map(read));
+        let changes = waiting.len();
         waiting.extend(self.changes.as_ref().map(|changes| read(changes.as_fd())));
         let blocking = waiting.len();
         waiting.extend(self.blocking.iter().flat_map(|blocking| blocking.waiting().map(read)));
@@ -322,7 +350,10 @@ impl Daemon {
         let any = |fds: &[PollFd<'_>]| fds.iter().any(|fd| !fd.revents().is_empty());
         let is_due =
             due.is_some_and(|_| self.blocking.as_ref().and_then(Blocking::due).is_some_and(|due| due.is_zero()));
-        let changes = self.gone.is_some() || any(&waiting[2..blocking]);
+        if any(&waiting[2..changes]) {
+            bail!("the process that runs the commands of the configuration is gone; start this again");
+        }
+        let changes = self.gone.is_some() || any(&waiting[changes..blocking]);
         Ok((any(&waiting[..1]), any(&waiting[1..2]), changes, is_due || any(&waiting[blocking..packets])))
     }
 
@@ -406,7 +437,15 @@ impl Daemon {
         let mut turns = 0;
         match &mut self.source {
             Source::Sockets(listeners) => {
-                for probe in listeners.accept() {
+                let (probes, not_taken) = listeners.accept();
+                if not_taken > 0 {
+                    telling.turn.losses += not_taken;
+                    telling.warn(
+                        Alarm::Lost,
+                        "connections came that could not be taken: too many files are open (LimitNOFILE=, ulimit -n)",
+                    );
+                }
+                for probe in probes {
                     self.decider.hit(probe, Seen::First, now, &mut |scan| telling.tell(scan));
                     telling.forget(&mut self.decider, now);
                 }

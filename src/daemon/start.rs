@@ -1,9 +1,9 @@
 //! What a start takes: the ignore list, whom an earlier run blocked, and that no other one watches already.
 
 use std::collections::HashSet;
-use std::fs::{File, TryLockError};
+use std::fs::{DirBuilder, File, TryLockError};
 use std::net::IpAddr;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
@@ -13,7 +13,7 @@ use super::config::Config;
 use super::invocation::Mode;
 use super::split::RUNTIME_DIRECTORY;
 use super::table::Table;
-use crate::blocks::IgnoreList;
+use crate::blocks::{IgnoreList, own_files};
 use crate::syntax::Dialect;
 
 /// The ignore list, with its complaints; an empty one where the configuration names none.
@@ -54,27 +54,30 @@ pub fn blocked_hosts(config: &Config, mode: Mode) -> Result<HashSet<IpAddr>> {
     }
 }
 
-/// A lock that one process of this network namespace can hold, and that is free again when it ends, however it ends.
-/// `None` where this process may not make one: without that right it could load no table either.
+/// A lock that one process of this network namespace can hold, whoever it runs as, and that is free again when it ends,
+/// however it ends. `None` where this process may not make one: without that right it could load no table either.
 pub fn only_one(mode: Mode) -> Result<Option<File>> {
     let namespace =
         std::fs::metadata("/proc/self/ns/net").context("cannot tell this network namespace from others")?.ino();
-    let own = !rustix::process::geteuid().is_root() && Path::new(RUNTIME_DIRECTORY).is_dir();
-    let directory = if own { RUNTIME_DIRECTORY } else { "/run" };
-    let path = format!("{directory}/{}-{namespace}.lock", Table::name(mode));
-    let opened = File::options().write(true).create(true).truncate(false).mode(0o600).open(&path);
+    // That of the unit, which keeps it when it stops (RuntimeDirectoryPreserve=).
+    let _ = DirBuilder::new().mode(0o700).create(RUNTIME_DIRECTORY);
+    let path = Path::new(RUNTIME_DIRECTORY).join(format!("{}-{namespace}.lock", Table::name(mode)));
+    let mut options = File::options();
+    let opened = own_files::open(&path, options.write(true).create(true).truncate(false).mode(0o600));
     let file = match opened {
         Ok(file) => file,
         Err(_) if mode.connects() => return Ok(None),
         Err(error) => {
+            let path = path.display();
             return Err(error).with_context(|| format!("cannot make sure that no other one is watching: {path}"));
         }
     };
+    own_files::give_to_owner_of_directory(&path, &file);
     match file.try_lock() {
         Ok(()) => Ok(Some(file)),
         Err(TryLockError::WouldBlock) => {
             bail!("another one is watching already, in mode {} in this network namespace; stop it first", mode.name())
         }
-        Err(TryLockError::Error(error)) => Err(error).with_context(|| format!("cannot lock {path}")),
+        Err(TryLockError::Error(error)) => Err(error).with_context(|| format!("cannot lock {}", path.display())),
     }
 }

@@ -1,10 +1,13 @@
 //! Commands run on the machine, by duct: bounded in time, in the C locale, never through a shell.
 
-use std::io::ErrorKind;
+use std::fs::File;
+use std::io::{ErrorKind, Seek, Write};
+use std::os::unix::fs::FileExt;
 use std::os::unix::process::CommandExt;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::process::{Pid, Signal, kill_process_group};
 
 /// Where programs are looked for: never the caller's PATH, which sudo or an attacker may have shaped.
@@ -17,6 +20,7 @@ pub struct Invocation {
     arguments: Vec<String>,
     input: Vec<u8>,
     environment: Vec<(String, String)>,
+    discards_stdout: bool,
     limit: Duration,
 }
 
@@ -51,6 +55,7 @@ impl Invocation {
             arguments: arguments.iter().map(|word| word.as_ref().to_owned()).collect(),
             input: Vec::new(),
             environment: Vec::new(),
+            discards_stdout: false,
             limit: Duration::from_secs(30),
         }
     }
@@ -64,6 +69,12 @@ impl Invocation {
     /// The same, with one more environment variable.
     pub fn env(mut self, name: &str, value: &str) -> Invocation {
         self.environment.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// The same, whose output nobody wants; what it says of errors is kept.
+    pub fn without_stdout(mut self) -> Invocation {
+        self.discards_stdout = true;
         self
     }
 
@@ -86,7 +97,8 @@ impl Invocation {
         words.join(" ")
     }
 
-    /// Runs it and returns what it answered, whatever its exit status.
+    /// Runs it and returns what it answered, whatever its exit status. It has ended when its own process has, whatever it
+    /// left in the background.
     ///
     /// # Errors
     /// The program is not there, cannot be started, or did not end in time.
@@ -97,14 +109,22 @@ impl Invocation {
             ("HOME".to_owned(), "/root".to_owned()),
         ];
         environment.extend(self.environment.iter().cloned());
-        // In a group of its own: a limit must end the grandchildren too, for they hold the pipes, and a
-        // Ctrl-C must not reach dpkg half-way.
-        let handle = duct::cmd(&self.program, &self.arguments)
-            .stdin_bytes(self.input.clone())
-            .stdout_capture()
-            .stderr_capture()
-            .unchecked()
-            .full_env(environment)
+        let doing = || format!("cannot run `{}`", self.shown());
+        // Files in memory, and not pipes: of a pipe the end would be waited for, which a child that was left in the
+        // background holds for as long as it likes, and closed, it would kill that child at its next word.
+        let (stdout, stderr) = (Text::empty().with_context(doing)?, Text::empty().with_context(doing)?);
+        let expression = duct::cmd(&self.program, &self.arguments).unchecked().full_env(environment);
+        let expression = match self.input.as_slice() {
+            [] => expression.stdin_null(),
+            input => expression.stdin_file(Text::of(input).with_context(doing)?.0),
+        };
+        let expression = match self.discards_stdout {
+            true => expression.stdout_null(),
+            false => expression.stdout_file(stdout.0.try_clone().with_context(doing)?),
+        };
+        // In a group of its own: a limit must end the grandchildren too, and a Ctrl-C must not reach dpkg half-way.
+        let handle = expression
+            .stderr_file(stderr.0.try_clone().with_context(doing)?)
             .before_spawn(|command| {
                 command.process_group(0);
                 Ok(())
@@ -114,9 +134,9 @@ impl Invocation {
                 ErrorKind::NotFound => anyhow::anyhow!("{} is not installed (looked in {PATH})", self.program),
                 _ => anyhow::Error::new(error),
             })
-            .with_context(|| format!("cannot run `{}`", self.shown()))?;
+            .with_context(doing)?;
         let ended = handle.wait_timeout(self.limit).with_context(|| format!("cannot wait for `{}`", self.shown()))?;
-        let Some(output) = ended else {
+        let Some(status) = ended.map(|output| output.status.code()) else {
             for pid in handle.pids() {
                 if let Some(group) = i32::try_from(pid).ok().and_then(Pid::from_raw) {
                     let _ = kill_process_group(group, Signal::KILL);
@@ -126,9 +146,9 @@ impl Invocation {
             bail!("`{}` did not end within {} s; it was killed", self.shown(), self.limit.as_secs());
         };
         Ok(CommandOutput {
-            status: output.status.code(),
-            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
-            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+            status,
+            stdout: stdout.read().with_context(doing)?,
+            stderr: stderr.read().with_context(doing)?,
         })
     }
 
@@ -143,6 +163,29 @@ impl Invocation {
         }
         let how = output.status.map_or("was ended by a signal".to_owned(), |code| format!("exited with {code}"));
         bail!("`{}` {how}:\n{}", self.shown(), output.last_words())
+    }
+}
+
+/// A file in memory, without a name.
+struct Text(File);
+
+impl Text {
+    fn empty() -> std::io::Result<Text> {
+        Ok(Text(memfd_create("harden-portsentry", MemfdFlags::CLOEXEC)?.into()))
+    }
+
+    fn of(bytes: &[u8]) -> std::io::Result<Text> {
+        let mut text = Text::empty()?;
+        text.0.write_all(bytes)?;
+        text.0.rewind()?;
+        Ok(text)
+    }
+
+    /// What was written into it so far. Whoever goes on writing shares its place in the file, which stays.
+    fn read(&self) -> std::io::Result<String> {
+        let mut bytes = vec![0; usize::try_from(self.0.metadata()?.len()).unwrap_or(usize::MAX)];
+        self.0.read_exact_at(&mut bytes, 0)?;
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
     }
 }
 
@@ -175,18 +218,19 @@ pub fn start_detached(words: &[String], variable: (&str, &str)) -> Result<Detach
         .with_context(|| format!("cannot start {}", program.display()))
 }
 
-/// Starts this program again with `words`, reading from `stdin`, in a session of its own; what it says goes where this
-/// process's errors go.
+/// Starts this program again with `words`, reading from `stdin`, in a group of its own; what it says goes where this
+/// process's errors go, or nowhere.
 ///
 /// # Errors
 /// It cannot be started.
-pub fn start_with_stdin(words: &[String], stdin: std::os::fd::OwnedFd) -> Result<()> {
+pub fn start_with_stdin(words: &[String], stdin: std::os::fd::OwnedFd, is_heard: bool) -> Result<()> {
     let program = std::env::current_exe().context("cannot find this program's own file")?;
     std::process::Command::new(&program)
         .args(words)
         .env("PATH", PATH)
         .stdin(stdin)
         .stdout(std::process::Stdio::null())
+        .stderr(if is_heard { std::process::Stdio::inherit() } else { std::process::Stdio::null() })
         .process_group(0)
         .spawn()
         .map(drop)
@@ -202,6 +246,40 @@ mod tests {
         let sleeper = Invocation::new("sh", &["-c", "sleep 60; true"]).within(Duration::from_millis(100));
         let error = sleeper.run().unwrap_err().to_string();
         assert!(error.contains("did not end within"), "{error}");
+    }
+
+    /// The grandchildren hold what they inherited, and neither the kill nor the end of the command waits for that.
+    #[test]
+    fn what_goes_on_in_the_background_is_not_waited_for_and_can_go_on_speaking() {
+        let directory = tempfile::tempdir().unwrap();
+        let place = directory.path().display().to_string();
+        let goes_on = format!(
+            "(until test -e {place}/go; do sleep 0.05; done; echo word; echo word >&2; : >{place}/spoke) & echo done"
+        );
+        let output = Invocation::new("sh", &["-c", &goes_on]).run().unwrap();
+        assert_eq!((output.status, output.stdout.as_str()), (Some(0), "done\n"));
+        std::fs::write(directory.path().join("go"), "").unwrap();
+        let start = std::time::Instant::now();
+        while !directory.path().join("spoke").exists() {
+            assert!(start.elapsed() < Duration::from_secs(20), "a word killed it");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    #[test]
+    fn a_grandchild_that_left_the_group_does_not_hold_up_the_kill() {
+        let start = std::time::Instant::now();
+        let sleeper = Invocation::new("sh", &["-c", "setsid sleep 60 & sleep 60"]).within(Duration::from_millis(100));
+        let error = sleeper.run().unwrap_err().to_string();
+        assert!(error.contains("did not end within"), "{error}");
+        assert!(start.elapsed() < Duration::from_secs(30), "the grandchild was waited for");
+    }
+
+    #[test]
+    fn it_reads_what_it_is_given_however_much() {
+        let input = "x".repeat(1 << 20);
+        let output = Invocation::new("cat", &[] as &[&str]).input(input.as_str()).demand().unwrap();
+        assert_eq!(output.stdout, input);
     }
 
     #[test]

@@ -91,6 +91,7 @@ impl Host {
             // Its number may be somebody else's one day.
             let _ = Invocation::new("chown", &["-R", "-h", "root:root", &logs]).run();
             let _ = Invocation::new("find", &[&logs, "-xdev", "-empty", "-delete"]).run();
+            let _ = std::fs::remove_dir_all(self.outside(Path::new(&format!("/run/{name}"))));
         }
         Ok(())
     }
