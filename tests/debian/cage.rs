@@ -4,6 +4,7 @@ use crate::bed::{Bed, OTHER_OUTSIDER, OUTSIDER, Suite, seconds, wait_for};
 
 /// The most that `systemd-analyze security` may say of the watcher (0 to 10, less is better).
 const EXPOSURE: f64 = 1.5;
+const DENIED: &str = "/var/lib/harden-portsentry/denied";
 
 pub fn the_watcher_may_do_little_and_the_responder_what_the_configuration_says(suite: Suite) {
     let bed = Bed::stock(suite).with_program();
@@ -14,10 +15,10 @@ pub fn the_watcher_may_do_little_and_the_responder_what_the_configuration_says(s
     let level = said.split(": ").nth(1).and_then(|rest| rest.split_whitespace().next());
     let level: f64 = level.and_then(|number| number.parse().ok()).unwrap_or_else(|| panic!("no number: {said}"));
     assert!(level <= EXPOSURE, "{said}");
-    println!(
-        "watcher {level}; {}",
-        bed.ok("systemd-analyze security --no-pager harden-portsentry-responder@1.service | tail -n 1").trim()
-    );
+    for unit in ["harden-portsentry-responder@1", "harden-portsentry-names@1"] {
+        let said = bed.ok(&format!("systemd-analyze security --no-pager {unit}.service | tail -n 1"));
+        println!("watcher {level}; {unit} {}", said.trim());
+    }
     let status = bed.ok("cat /proc/$(systemctl show -p MainPID --value harden-portsentry)/status");
     let has = |line: &str| status.lines().any(|known| known.split_whitespace().collect::<Vec<_>>().join(" ") == line);
     assert!(has("CapEff: 0000000000001000") && has("CapBnd: 0000000000001000"), "CAP_NET_ADMIN alone:\n{status}");
@@ -38,17 +39,49 @@ pub fn the_watcher_may_do_little_and_the_responder_what_the_configuration_says(s
     assert!(bed.read("/etc/hosts.deny").ends_with(&format!("\nALL: {OUTSIDER} : DENY\n")));
     bed.run("setpriv --reuid=65534 --clear-groups nc -w 1 -U /run/harden-portsentry-responder.sock </dev/null").fails();
     bed.run("setpriv --reuid=65534 --clear-groups nc -w 1 -U /run/harden-portsentry/control </dev/null").fails();
-    bed.ok(r#"echo '{"run":{"deed":"command","target":"$(id -u)","port":7,"mode":"stealth"}}' | timeout 5 nc -w 2 -U /run/harden-portsentry-responder.sock; test $(wc -l </run/ran) = 1"#);
+    bed.run("setpriv --reuid=65534 --clear-groups nc -w 1 -U /run/harden-portsentry-names.sock </dev/null").fails();
+    let asked = |what: &str| {
+        let question = format!("{{\"number\":1,\"what\":{what}}}");
+        bed.run(&format!("echo '{question}' | timeout 20 nc -w 5 -U /run/harden-portsentry-responder.sock")).stdout
+    };
+    assert_eq!(asked(r#"{"run":{"deed":"command","target":"$(id -u)","port":7,"mode":"stealth"}}"#), "");
+    // Nor anybody who is safe, nor a socket for a watcher that listens on nothing.
+    assert!(
+        asked(r#"{"run":{"deed":"deny","target":"192.168.66.9","port":7,"mode":"stealth"}}"#).contains("notstarted")
+    );
+    assert!(asked(r#"{"listen":{"port":7,"tcp":true,"mode":"connect"}}"#).contains("null"));
+    bed.ok("test $(wc -l </run/ran) = 1; test $(grep -c DENY /etc/hosts.deny) = 1");
+
+    // hosts.deny names a file of root's, for root reads it.
+    wait_for(bed.patience(20), "that it is denied", || bed.run(&format!("cat {DENIED}")).stdout.contains(OUTSIDER));
+    assert_eq!(bed.ok(&format!("stat -c '%F %U %a' {DENIED}")), "regular file root 644\n");
+    // Names are looked up by somebody who is neither root nor the watcher.
+    bed.ok("echo 127.0.0.77 here.example >>/etc/hosts");
+    bed.ok(
+        "( echo '\"127.0.0.77\"'; sleep 20 ) | timeout 20 nc -U /run/harden-portsentry-names.sock >/run/name 2>&1 &",
+    );
+    wait_for(seconds(20), "the name", || bed.run("cat /run/name").stdout == "[\"127.0.0.77\",\"here.example\"]\n");
+    let who = "cat /proc/$(pgrep -f 'responder [n]ames')/task/*/status";
+    let threads = bed.ok(who);
+    let watcher = bed.ok("id -u harden-portsentry");
+    for line in threads.lines().filter(|line| line.starts_with("Uid:")) {
+        assert!(!line.contains("\t0") && !line.contains(&format!("\t{}", watcher.trim())), "{threads}");
+    }
+    assert!(
+        threads.lines().filter(|line| line.starts_with("CapEff:")).all(|line| line.ends_with("\t0000000000000000"))
+    );
 }
 
-/// Connect mode's low ports are opened by the responder, and a connection is evidence of who it is from.
+/// Connect mode's low ports, all of them, are opened by the responder, and a connection is evidence of who it is from.
 pub fn connect_mode_in_the_cage_has_its_low_ports(suite: Suite) {
     let bed = Bed::stock(suite).with_program();
     bed.apply();
     bed.ok(&format!(
         "mkdir -p /run/systemd/system/harden-portsentry.service.d
          printf '[Service]\\nExecStart=\\nExecStart=/usr/local/sbin/harden-portsentry daemon --connect -c {conf}\\n' >/run/systemd/system/harden-portsentry.service.d/test.conf
-         sed -i 's/^TCP_PORTS=.*/TCP_PORTS=\"7,9\"/; s/^UDP_PORTS=.*/UDP_PORTS=\"13\"/' {conf}
+         mkdir -p /run/systemd/system/harden-portsentry-responder@.service.d
+         printf '[Service]\\nExecStart=\\nExecStart=/usr/local/sbin/harden-portsentry responder commands --connect -c {conf}\\nCapabilityBoundingSet=CAP_NET_BIND_SERVICE\\n' >/run/systemd/system/harden-portsentry-responder@.service.d/test.conf
+         sed -i 's/^TCP_PORTS=.*/TCP_PORTS=\"1-1023\"/; s/^UDP_PORTS=.*/UDP_PORTS=\"1-1023\"/' {conf}
          systemctl daemon-reload; systemctl restart harden-portsentry",
         conf = suite.conf()
     ));

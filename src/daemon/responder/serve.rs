@@ -211,7 +211,7 @@ fn look_up(stream: UnixStream) -> Result<()> {
 /// Leaves root and all capabilities behind, for good. Rights are a thread's, so there must be no other.
 fn give_up_rights() -> Result<()> {
     use rustix::process::{Gid, Uid};
-    use rustix::thread::{CapabilitySets, set_capabilities, set_no_new_privs, set_thread_groups};
+    use rustix::thread::{CapabilitySets, capabilities, set_capabilities, set_no_new_privs, set_thread_groups};
     /// nobody and nogroup (Debian Policy 9.2.2).
     const NOBODY: u32 = 65_534;
     let threads = std::fs::read_dir("/proc/self/task").context("cannot list this process's threads")?.count();
@@ -223,8 +223,11 @@ fn give_up_rights() -> Result<()> {
         rustix::thread::set_thread_res_gid(gid, gid, gid)?;
         rustix::thread::set_thread_res_uid(uid, uid, uid)?;
     }
-    let none = CapabilitySet::empty();
-    set_capabilities(None, CapabilitySets { effective: none, permitted: none, inheritable: none })?;
+    // Its unit has none to begin with, and does not let it ask for others.
+    if !capabilities(None)?.permitted.is_empty() {
+        let none = CapabilitySet::empty();
+        set_capabilities(None, CapabilitySets { effective: none, permitted: none, inheritable: none })?;
+    }
     Ok(())
 }
 
