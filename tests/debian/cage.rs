@@ -57,12 +57,12 @@ pub fn the_watcher_may_do_little_and_the_responder_what_the_configuration_says(s
     assert_eq!(bed.ok(&format!("stat -c '%F %U %a' {DENIED}")), "regular file root 644\n");
     // Names are looked up by somebody who is neither root nor the watcher.
     bed.ok("echo 127.0.0.77 here.example >>/etc/hosts");
-    bed.ok(
-        "( echo '\"127.0.0.77\"'; sleep 20 ) | timeout 20 nc -U /run/harden-portsentry-names.sock >/run/name 2>&1 &",
+    let threads = bed.ok(
+        "( echo '\"127.0.0.77\"'; until test -e /run/looked; do sleep 0.1; done ) | timeout 30 nc -U /run/harden-portsentry-names.sock >/run/name &
+         for try in $(seq 200); do grep -q 127 /run/name && break; sleep 0.1; done
+         cat /proc/$(pgrep -f 'responder [n]ames')/task/*/status; touch /run/looked",
     );
-    wait_for(seconds(20), "the name", || bed.run("cat /run/name").stdout == "[\"127.0.0.77\",\"here.example\"]\n");
-    let who = "cat /proc/$(pgrep -f 'responder [n]ames')/task/*/status";
-    let threads = bed.ok(who);
+    assert_eq!(bed.ok("cat /run/name"), "[\"127.0.0.77\",\"here.example\"]\n");
     let watcher = bed.ok("id -u harden-portsentry");
     for line in threads.lines().filter(|line| line.starts_with("Uid:")) {
         assert!(!line.contains("\t0") && !line.contains(&format!("\t{}", watcher.trim())), "{threads}");
