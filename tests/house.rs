@@ -106,6 +106,18 @@ fn commands_and_netlink_have_one_place_each() {
     }
 }
 
+/// What is done with more rights than the watcher's is no part of it: its own command alone starts it.
+#[test]
+fn the_watcher_has_nothing_of_the_responders_side() {
+    let serve = Regex::new(r"\bserve\b\s*(::|;|,|\})").expect("a pattern");
+    for path in sources(&src()) {
+        let name = path.strip_prefix(src()).expect("it is below src").display().to_string();
+        let text = fs::read_to_string(&path).expect("a source file");
+        let may = ["cli/mod.rs", "daemon/responder/mod.rs", "daemon/responder/serve.rs"].contains(&name.as_str());
+        assert!(may || !serve.is_match(&text), "{name} uses what the responder does");
+    }
+}
+
 /// main parses, calls and returns a status.
 #[test]
 fn main_stays_short() {

@@ -23,7 +23,7 @@ use std::time::Duration;
 use anyhow::{Result, bail};
 use clap::FromArgMatches;
 
-use crate::daemon::responder;
+use crate::daemon::responder::serve;
 use crate::host::Host;
 use crate::report::Report;
 
@@ -121,9 +121,9 @@ pub fn main(words: impl IntoIterator<Item = OsString>) -> ExitCode {
 fn respond(which: &Responder) -> Result<()> {
     match which {
         Responder::Commands { conf, connect, stay } => {
-            responder::commands(&responder::CommandServer { conf: conf.clone(), connects: *connect }, *stay)
+            serve::commands(&serve::CommandServer { conf: conf.clone(), connects: *connect }, *stay)
         }
-        Responder::Names { stay } => responder::names(*stay),
+        Responder::Names { stay } => serve::names(*stay),
     }
 }
 

@@ -320,3 +320,22 @@ fn open(address: SocketAddr, is_tcp: bool) -> std::io::Result<Socket> {
 fn plain(address: IpAddr) -> IpAddr {
     address.to_canonical()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixStream;
+
+    use super::super::invocation::Mode;
+    use super::*;
+
+    /// Each port would be waited for, and nothing watched meanwhile.
+    #[test]
+    fn a_responder_that_does_not_answer_is_not_asked_for_the_other_ports() {
+        let (near, far) = UnixStream::pair().unwrap();
+        drop(far);
+        let mut remote = Some(Remote::new(Way::given(near).unwrap()));
+        let invocation = Invocation::new(Mode::Connect);
+        assert!(listen_by(&mut remote, 7, true, &invocation).unwrap().is_err());
+        assert!(remote.is_none() && listen_by(&mut remote, 9, true, &invocation).is_none());
+    }
+}

@@ -10,7 +10,7 @@
 //! an answer. `serve` is its side, `ask` the watcher's.
 
 mod ask;
-mod serve;
+pub mod serve;
 
 use std::io::{Error, ErrorKind, IoSlice, IoSliceMut, Result};
 use std::mem::MaybeUninit;
@@ -26,7 +26,6 @@ use serde::{Deserialize, Serialize};
 
 use super::commands::{Deed, Ended};
 pub use ask::{REST, Remote, Way, ask_names};
-pub use serve::{CommandServer, commands, names};
 
 /// Where systemd listens for who runs commands, and for who looks up names.
 pub const COMMANDS_SOCKET: &str = "/run/harden-portsentry-responder.sock";
