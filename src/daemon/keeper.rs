@@ -12,8 +12,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail};
 
 use super::metrics::Queue;
-use super::output::{Output, join_soon, locked};
-use super::respond::{Entrance, Job};
+use super::output::Output;
+use super::reactions::{Entrance, Job};
+use super::threads::{join_soon, locked};
 use crate::blocks::control::{self, Answer};
 use crate::blocks::{Ledger, Record};
 

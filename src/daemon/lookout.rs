@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use rustix::event::{PollFd, PollFlags, poll};
 
-use super::output::locked;
 use super::run::drain;
+use super::threads::locked;
 use crate::blocks::{Guard, IgnoreList};
 use crate::kernel::NetworkChanges;
 use crate::settings::{POLICY, Policy};

@@ -13,9 +13,10 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use super::output::{Output, join_soon, locked};
+use super::output::Output;
 use super::probe::Kind;
 use super::table::REPEATS;
+use super::threads::{join_soon, locked};
 use crate::kernel::counted_packets;
 
 /// The file is written once in this time at most; Prometheus asks every 15 seconds to a minute, as it is usually set up.
@@ -41,12 +42,12 @@ pub enum Queue {
     /// What is to be written into the ledger.
     Ledger,
     /// Scans to react to.
-    Responder,
+    Reactions,
     /// Parcels of lines to write.
     Output,
 }
 
-const QUEUES: [&str; 3] = ["ledger", "responder", "output"];
+const QUEUES: [&str; 3] = ["ledger", "reactions", "output"];
 
 /// A table of ours in the kernel that was taken away, and loaded again.
 #[derive(Debug, Clone, Copy)]
@@ -355,9 +356,9 @@ mod tests {
         metrics.add(&Turn { packets: 1, ..Turn::default() }, 2, 4);
         metrics.block(Outcome::Blocked);
         metrics.block(Outcome::Limited);
-        metrics.enter(Queue::Responder);
-        metrics.enter(Queue::Responder);
-        metrics.leave(Queue::Responder, 1);
+        metrics.enter(Queue::Reactions);
+        metrics.enter(Queue::Reactions);
+        metrics.leave(Queue::Reactions, 1);
         metrics.ledger_fails(true);
         metrics.lines_lost(9);
         metrics.restored(Restored::Blocks);
@@ -377,7 +378,7 @@ mod tests {
                 "blocked_hosts 2",
                 "lines_left_out 4",
                 "lines_lost_total 9",
-                "queue_length{queue=\"responder\"} 1",
+                "queue_length{queue=\"reactions\"} 1",
                 "ledger_failing 1",
                 "table_restores_total{table=\"blocks\"} 1",
             ]

@@ -1,7 +1,7 @@
 //! The embedded portsentry: sees scans as Debian's does, and what that misses.
 //!
 //! The kernel picks the packets (`table`: those for ports without a socket, once or a few times a source, port and kind)
-//! and hands them up by NFLOG; `probe` reads them, `decide` decides, `lines` words it, `output` writes it, `respond` has done
+//! and hands them up by NFLOG; `probe` reads them, `decide` decides, `lines` words it, `output` writes it, `reactions` has done
 //! what the configuration says (`commands`). `blocking` has the kernel block, `keeper` writes down whom, and `lookout` looks
 //! who must not be. `metrics` counts.
 //! `invocation` and `config` take portsentry's own command lines and files.
@@ -28,7 +28,7 @@ mod names;
 mod output;
 mod ports;
 mod probe;
-mod respond;
+mod reactions;
 pub mod responder;
 mod run;
 mod sources;
@@ -36,6 +36,7 @@ mod split;
 mod start;
 mod table;
 mod telling;
+mod threads;
 
 use anyhow::Result;
 
@@ -92,7 +93,7 @@ mod tests {
             ),
             format!("{} triples", grouped(table::SIZE as usize)),
             format!("a socket of {} MiB", crate::kernel::QUEUE >> 21),
-            format!("{} hosts wait to be blocked", grouped(respond::WAITING)),
+            format!("{} hosts wait to be blocked", grouped(reactions::WAITING)),
             format!("longer than {} seconds is killed", commands::LIMIT.as_secs()),
             format!("{} wait for their names", grouped(names::WAITING)),
             format!(

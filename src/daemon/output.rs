@@ -7,13 +7,13 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
 
 use super::decide::Scan;
 use super::log::LogQueue;
 use super::metrics::{Metrics, Queue};
+use super::threads::{join_soon, locked};
 
 /// Parcels, and bytes, that may wait to be written; more are counted and thrown away.
 const WAITING: usize = 4_096;
@@ -184,25 +184,6 @@ impl Shared {
             spare.push(parcel.cleared());
         }
     }
-}
-
-/// What `mutex` holds, even if a thread died with it: nothing here is ever half changed.
-pub fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Waits for a thread that is about to end, but not for ever: it may be held up by somebody who does not read, or by a
-/// command, and who was told to end has to.
-pub fn join_soon(thread: JoinHandle<()>) {
-    const PATIENCE: Duration = Duration::from_secs(2);
-    let start = Instant::now();
-    while !thread.is_finished() {
-        if start.elapsed() > PATIENCE {
-            return;
-        }
-        std::thread::sleep(Duration::from_millis(5));
-    }
-    let _ = thread.join();
 }
 
 struct Sink {

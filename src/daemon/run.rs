@@ -25,7 +25,7 @@ use super::metrics::{Reporter, Restored, Turn};
 use super::names::Names;
 use super::output::{Output, Writer};
 use super::probe::Probe;
-use super::respond::Responder;
+use super::reactions::Reactions;
 use super::responder::{Remote, Way};
 use super::split::{Ways, split};
 use super::start::{blocked_hosts, blocked_path, ignore_list, only_one};
@@ -83,7 +83,7 @@ struct Daemon {
     lines: Lines,
     decider: Decider,
     source: Source,
-    responder: Responder,
+    reactions: Reactions,
     /// To who runs commands, if it is somebody else.
     commands_way: Option<Way>,
     /// The built-in response, where KILL_NFT wants it.
@@ -179,14 +179,14 @@ fn watch(
     let names = config.resolve_host.then(|| Names::start(lines.clone(), output.clone(), names_way));
     let commands = Commands::of(&config, invocation.mode.name());
     let decider = Decider::new(&config, dialect, invocation.same_address_check, ignore.clone(), blocked);
-    let responder = Responder::start(dialect, lines.clone(), commands, names, output.clone(), commands_way.clone());
-    let entrance = responder.entrance().clone();
+    let reactions = Reactions::start(dialect, lines.clone(), commands, names, output.clone(), commands_way.clone());
+    let entrance = reactions.entrance().clone();
     let blocking = match opened.zip(publish) {
         Some((opened, publish)) => Some(Blocking::start(opened, &config, ignore, entrance, output.clone(), publish)?),
         None => None,
     };
     let mut daemon = Daemon {
-        responder,
+        reactions,
         commands_way,
         blocking,
         changes,
@@ -220,13 +220,13 @@ fn watch(
     }
     let result = daemon.watch(signals);
     daemon.sum_up();
-    let Daemon { responder, source, blocking, reporter, .. } = daemon;
+    let Daemon { reactions, source, blocking, reporter, .. } = daemon;
     drop(source);
-    // First, for it hands over to the responder.
+    // First, for it hands over to the reactions.
     if let Some(blocking) = blocking {
         blocking.end();
     }
-    responder.end();
+    reactions.end();
     // Last, for it counts what the others did.
     if let Some(reporter) = reporter {
         reporter.end();
@@ -280,7 +280,7 @@ impl Daemon {
                 drain(&signals.reload);
                 self.reload();
             }
-            for address in self.responder.failed() {
+            for address in self.reactions.failed() {
                 self.decider.forget_block(address);
             }
             if changes {
@@ -423,7 +423,7 @@ impl Daemon {
         let now = self.started.elapsed().as_secs();
         let mut telling = Telling {
             invocation: &self.invocation,
-            responder: &self.responder,
+            reactions: &self.reactions,
             blocking: &mut self.blocking,
             not_blocked: Vec::new(),
             alarms: &mut self.alarms,
@@ -554,7 +554,7 @@ impl Daemon {
             complaints.push("KILL_NFT changes with the next start".to_owned());
         }
         complaints.extend(config.warnings.clone());
-        self.responder.configure(Commands::of(&config, self.invocation.mode.name()));
+        self.reactions.configure(Commands::of(&config, self.invocation.mode.name()));
         self.decider.configure(&config, ignore);
         self.config = config;
         Ok(complaints)

@@ -14,7 +14,7 @@ use super::lines::Lines;
 use super::metrics::Turn;
 use super::output::Parcel;
 use super::probe::Probe;
-use super::respond::{Job, Responder};
+use super::reactions::{Job, Reactions};
 
 /// What is wrong, each of which is said once in a while.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -61,7 +61,7 @@ impl Alarms {
 /// The scans of one turn on their way into one parcel.
 pub struct Telling<'a> {
     pub invocation: &'a Invocation,
-    pub responder: &'a Responder,
+    pub reactions: &'a Reactions,
     pub blocking: &'a mut Option<Blocking>,
     /// Sources that were to be blocked by it and are not.
     pub not_blocked: Vec<IpAddr>,
@@ -107,7 +107,7 @@ impl Telling<'_> {
             is_block = false;
         }
         if self.config.resolve_host || is_block {
-            match self.responder.entrance().react(Job { scan, at, blocked: None }) {
+            match self.reactions.entrance().react(Job { scan, at, blocked: None }) {
                 Ok(()) => return,
                 Err(job) => scan = job.scan,
             }

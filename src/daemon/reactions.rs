@@ -15,8 +15,9 @@ use super::decide::{Reaction, Rule, Scan, Word};
 use super::lines::Lines;
 use super::metrics::{Metrics, Outcome, Queue};
 use super::names::Names;
-use super::output::{Output, Parcel, join_soon, locked};
+use super::output::{Output, Parcel};
 use super::responder::{REST, Remote, Way};
+use super::threads::{join_soon, locked};
 use crate::syntax::Dialect;
 
 /// Blocks that may wait for their commands.
@@ -35,7 +36,7 @@ pub struct Job {
 }
 
 /// Takes scans and reacts to them.
-pub struct Responder {
+pub struct Reactions {
     entrance: Entrance,
     commands: Arc<Mutex<Commands>>,
     ending: Arc<AtomicBool>,
@@ -53,10 +54,10 @@ pub struct Entrance {
 impl Entrance {
     /// Hands a scan over. If too many wait it comes back, and a block of its source that was still to come has failed.
     pub fn react(&self, job: Job) -> Result<(), Job> {
-        self.metrics.enter(Queue::Responder);
+        self.metrics.enter(Queue::Reactions);
         match self.jobs.try_send(job) {
             Err(TrySendError::Full(job)) => {
-                self.metrics.leave(Queue::Responder, 1);
+                self.metrics.leave(Queue::Reactions, 1);
                 if matches!(job.scan.reaction, Reaction::Block(_)) && job.blocked.is_none() {
                     locked(&self.failed).push(job.scan.probe.source);
                 }
@@ -79,7 +80,7 @@ struct Worker {
     ending: Arc<AtomicBool>,
 }
 
-impl Responder {
+impl Reactions {
     /// Starts the thread. `names` looks up names where the configuration wants them; `way` leads to who runs commands, if
     /// it is not this process.
     pub fn start(
@@ -89,7 +90,7 @@ impl Responder {
         names: Option<Names>,
         output: Output,
         way: Option<Way>,
-    ) -> Responder {
+    ) -> Reactions {
         let (jobs, queue) = sync_channel(WAITING);
         let failed = Failed::default();
         let ending = Arc::new(AtomicBool::new(false));
@@ -106,7 +107,7 @@ impl Responder {
             ending: Arc::clone(&ending),
         };
         let thread = std::thread::spawn(move || worker.run(&queue));
-        Responder { entrance: Entrance { jobs, failed, metrics }, commands, ending, thread }
+        Reactions { entrance: Entrance { jobs, failed, metrics }, commands, ending, thread }
     }
 
     /// Where scans are handed over.
@@ -155,7 +156,7 @@ impl Worker {
     }
 
     fn take(&mut self, job: Job) {
-        self.output.metrics().leave(Queue::Responder, 1);
+        self.output.metrics().leave(Queue::Reactions, 1);
         self.react(job);
     }
 
