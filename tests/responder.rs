@@ -20,6 +20,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 const CONF: &str = "/etc/harden-portsentry/portsentry.conf";
 const DENIED: &str = "/var/lib/harden-portsentry/denied";
+const METRICS: &str = "/var/lib/harden-portsentry/metrics";
 /// The user's number, of the test's own passwd.
 const USER: u32 = 64_999;
 
@@ -178,7 +179,7 @@ impl Drop for Background<'_> {
 #[test]
 fn the_caller_of_a_daemon_in_the_background_gets_its_shell_back() {
     let (net, home) = (Net::new("back"), without_systemd());
-    configure(&home, "RESOLVE_HOST=\"1\"\n");
+    configure(&home, &format!("RESOLVE_HOST=\"1\"\nMETRICS_FILE=\"{METRICS}/harden-portsentry.prom\"\n"));
     let mut command = home.prepared(&net, &program(), &["daemon", "-D", "-c", CONF]);
     let end = Background(&net);
     let caller = std::thread::spawn(move || command.stdin(Stdio::null()).output().expect("ip runs"));
@@ -201,6 +202,14 @@ fn the_caller_of_a_daemon_in_the_background_gets_its_shell_back() {
     wait_until("that it is denied", || home.read(DENIED).contains(&scanner(0)));
     let denied = home.path(DENIED).symlink_metadata().expect("a file");
     assert!(denied.is_file() && denied.uid() == 0, "root reads it");
+    // As the unit has them.
+    let directories =
+        [("/var/lib/harden-portsentry/blocks", 0o755), (METRICS, 0o755), ("/run/harden-portsentry", 0o700)];
+    for (directory, mode) in directories {
+        let metadata = home.path(directory).metadata().expect("a directory");
+        assert_eq!((metadata.mode() & 0o777, metadata.uid()), (mode, USER), "{directory}");
+    }
+    assert!(home.read(&format!("{METRICS}/harden-portsentry.prom")).contains("harden_portsentry_blocked_hosts"));
     drop(end);
     assert!(processes(&net, "harden-portsentry responder").is_empty(), "they end with the daemon");
 }

@@ -118,7 +118,8 @@ pub fn run(invocation: Invocation, caller: Option<Caller>) -> Result<()> {
     let dialect = invocation.mode.dialect();
     let (ignore, complaints) = ignore_list(&config, dialect)?;
     // Before there is any thread, which would keep its rights.
-    let ways = split(&invocation, &config, caller.is_none())?;
+    let is_heard = caller.is_none();
+    let ways = split(&invocation, &config, is_heard)?;
     // Held as long as this runs: a second daemon of this mode would take the table away from the first.
     let _only = only_one(invocation.mode)?;
     let opened = Opened::of(&config, &ignore)?;
@@ -130,6 +131,10 @@ pub fn run(invocation: Invocation, caller: Option<Caller>) -> Result<()> {
     let (output, writer) =
         Output::start(invocation.to_syslog, config.history_file.clone(), blocked_path(&config, invocation.mode));
     let result = watch(invocation, config, (ignore, ways, caller), (opened, blocked), &output, &signals, complaints);
+    // In the background nobody reads what is said on stderr.
+    if let Some(error) = result.as_ref().err().filter(|_| !is_heard) {
+        output.say(&format!("adminalert: ERROR: {error:#}"));
+    }
     end(output, writer, dialect, result)
 }
 
