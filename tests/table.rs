@@ -132,7 +132,7 @@ fn without_times(ruleset: &str) -> Vec<String> {
 #[test]
 fn flushed_again_and_again_it_goes_on() {
     let (net, home) = (Net::new("again"), Home::new());
-    let ledger: String = (0..20_000).map(|number| line(number)).collect();
+    let ledger: String = (0..20_000).map(line).collect();
     fs::create_dir_all(home.path("/var/lib/harden-portsentry/blocks")).expect("a directory");
     home.write("/var/lib/harden-portsentry/blocks/ledger", &ledger);
     let daemon = Daemon::at_home(&net, &home, "1-1023", BLOCK);
