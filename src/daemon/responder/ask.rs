@@ -119,7 +119,7 @@ impl Remote {
     /// # Errors
     /// It cannot be reached, does not answer in time, or could not write it.
     pub fn publish_denied(&mut self) -> Result<()> {
-        match self.ask(Question::PublishDenied, PATIENCE)?.0 {
+        match self.ask(Question::PublishDenied, LIMIT)?.0 {
             Answer::Published(true) => Ok(()),
             Answer::Published(false) => bail!("the responder could not write it; its journal says why"),
             _ => bail!("the responder did not say whether it wrote it"),
