@@ -62,14 +62,13 @@ fn of_each_thread(pid: u32, name: &str) -> Vec<String> {
     tasks.flatten().map(|task| line(&fs::read_to_string(task.path().join("status")).expect("a file"))).collect()
 }
 
-/// The processes in the host's network namespace whose words contain these, and no shell or the like around them.
+/// The processes of this program in the host's network namespace whose first words are these.
 fn processes(net: &Net, words: &str) -> Vec<u32> {
-    let output = net.output("host", "true", &[]);
-    assert!(output.status.success());
+    let wanted = format!("{} {words}", program().display());
     let all = Command::new("ip").args(["netns", "pids", &net.name("host")]).output().expect("ip runs");
     let says = |pid: &u32| {
         let words_of = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        String::from_utf8_lossy(&words_of).replace('\0', " ").contains(words)
+        String::from_utf8_lossy(&words_of).replace('\0', " ").starts_with(&wanted)
     };
     String::from_utf8_lossy(&all.stdout).split_whitespace().filter_map(|pid| pid.parse().ok()).filter(says).collect()
 }
@@ -166,11 +165,10 @@ struct Background<'a>(&'a Net);
 
 impl Drop for Background<'_> {
     fn drop(&mut self) {
-        for pid in processes(self.0, "harden-portsentry daemon") {
+        for pid in processes(self.0, "daemon") {
             let _ = kill_process(Pid::from_raw(pid.cast_signed()).expect("a process"), Signal::TERM);
         }
-        let gone =
-            || if processes(self.0, "harden-portsentry").is_empty() { Ok(()) } else { Err("they run".to_owned()) };
+        let gone = || if processes(self.0, "").is_empty() { Ok(()) } else { Err("they run".to_owned()) };
         let _ = waited(Duration::from_secs(20), gone);
     }
 }
@@ -189,13 +187,13 @@ fn the_caller_of_a_daemon_in_the_background_gets_its_shell_back() {
     assert!(output.status.success(), "{said}");
 
     let all = |words: &str| processes(&net, words);
-    let [daemon] = all("harden-portsentry daemon")[..] else { panic!("one daemon: {said}") };
+    let [daemon] = all("daemon")[..] else { panic!("one daemon: {said}") };
     let uids = |uid: u32| format!("{uid} {uid} {uid} {uid}");
     assert!(of_each_thread(daemon, "Uid:").iter().all(|uid| *uid == uids(USER)));
     assert!(of_each_thread(daemon, "CapEff:").iter().all(|rights| rights == "0000000000001000"), "CAP_NET_ADMIN alone");
-    let [names] = all("harden-portsentry responder names")[..] else { panic!("one for names") };
+    let [names] = all("responder names")[..] else { panic!("one for names") };
     assert_eq!(of_each_thread(names, "Uid:"), [uids(65_534)]);
-    assert_eq!(all("harden-portsentry responder commands").len(), 1);
+    assert_eq!(all("responder commands").len(), 1);
 
     net.scan(&scanner(0), "1-20");
     wait_until("the block", || blocked(&net).contains(&scanner(0)));
@@ -211,7 +209,7 @@ fn the_caller_of_a_daemon_in_the_background_gets_its_shell_back() {
     }
     assert!(home.read(&format!("{METRICS}/harden-portsentry.prom")).contains("harden_portsentry_blocked_hosts"));
     drop(end);
-    assert!(processes(&net, "harden-portsentry responder").is_empty(), "they end with the daemon");
+    assert!(processes(&net, "responder").is_empty(), "they end with the daemon");
 }
 
 #[test]
@@ -224,7 +222,7 @@ fn a_daemon_whose_responder_is_gone_says_so_and_ends() {
     let mut process = Ends(command.spawn().expect("ip runs"));
     let said = || fs::read_to_string(out.path()).unwrap_or_default();
     wait_until("that it watches", || said().contains("now active and listening"));
-    for pid in processes(&net, "harden-portsentry responder commands") {
+    for pid in processes(&net, "responder commands") {
         kill_process(Pid::from_raw(pid.cast_signed()).expect("a process"), Signal::KILL).expect("it runs");
     }
     let status = process.0.wait().expect("it ends");
