@@ -53,6 +53,13 @@ struct Service<'a> {
     sysusers: &'a str,
 }
 
+#[derive(Template)]
+#[template(path = "fail2ban-filter.conf", escape = "none")]
+struct Filter {
+    /// Lines that say that a host was not blocked are nobody's business.
+    blocked_alone: bool,
+}
+
 pub fn step(context: &Context, draft: &mut Draft) -> Result<Step> {
     let mut step = Step::new("fail2ban", "fail2ban", sections::FAIL2BAN);
     if !context.settings.fail2ban.value {
@@ -88,7 +95,8 @@ pub fn step(context: &Context, draft: &mut Draft) -> Result<Step> {
             "a ban that answers as KILL_ROUTE does, for every protocol and family",
         )?;
     }
-    put(FILTER, include_str!("../../templates/fail2ban-filter.conf"), "reads portsentry's history, of 1.2 and of 2.0")?;
+    let filter = filled(&Filter { blocked_alone: built_in })?;
+    put(FILTER, &filter, "reads portsentry's history, of 1.2 and of 2.0")?;
     put(JAIL, &text, "the jail, with the history that this portsentry writes")?;
     let directory = Path::new(history).parent().and_then(Path::to_str).unwrap_or("/");
     let user = (generation == Generation::Embedded).then_some(EMBEDDED_USER);

@@ -35,7 +35,7 @@ pub use denied::{DENIED, publish_denied};
 pub use guard::Guard;
 pub use ignore::IgnoreList;
 pub use ledger::Ledger;
-pub use offline::{METRICS, end, look};
+pub use offline::{METRICS, end, is_begun, look};
 use record::What;
 pub use record::{By, Record, cleaned};
 use state::State;

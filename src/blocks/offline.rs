@@ -35,6 +35,14 @@ pub fn look() -> Result<Vec<Listed>> {
     Ok(listed(&state, &in_kernel, now))
 }
 
+/// Whether anybody was ever blocked, or could have been: there is a ledger, or the kernel's table.
+///
+/// # Errors
+/// The kernel refuses to tell.
+pub fn is_begun() -> Result<bool> {
+    Ok(Path::new(DIRECTORY).join("ledger").exists() || Table::is_there()?)
+}
+
 /// Frees everybody and forgets all: the kernel's table, the ledger, the file that hosts.deny named.
 ///
 /// # Errors

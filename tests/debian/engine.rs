@@ -58,7 +58,10 @@ pub fn the_embedded_one_stays_until_the_package_is_asked_for(suite: Suite) {
         .says("remove /etc/systemd/system/harden-portsentry.service")
         .says("2 hosts are blocked by the embedded portsentry or by hand: freed, and forgotten");
     bed.tool("apply --yes --engine package").succeeds();
-    only(&package, "harden-portsentry harden-portsentry-blocks harden-portsentry-responder.socket");
+    only(
+        &package,
+        "harden-portsentry harden-portsentry-blocks harden-portsentry-responder.socket harden-portsentry-names.socket",
+    );
     nothing_is_left_of_the_embedded_one(&bed);
     assert!(bed.ssh_answers(OUTSIDER) && !bed.firewall_names(OUTSIDER), "whom it blocked is free:\n{}", bed.firewall());
     bed.apply().says("nothing to change");
@@ -150,6 +153,7 @@ pub fn a_change_to_chaos_frees_whom_the_ledger_holds(suite: Suite) {
     assert!(bed.ok("iptables -S INPUT").contains(OTHER_OUTSIDER), "by a rule");
     bed.tool("verify").succeeds();
     bed.reboot();
+    bed.run("nft list tables | grep harden_portsentry_blocks").fails();
     bed.wait_until_it_listens();
     assert!(is_free(), "{}", bed.firewall());
 }
@@ -221,7 +225,7 @@ fn nothing_is_left_of_the_embedded_one(bed: &Bed) {
     bed.run("nft list tables | grep harden_portsentry").fails();
     bed.run("getent passwd harden-portsentry").fails();
     bed.run("pgrep -f 'harden-portsentry [dr](aemon|esponder)'").fails();
-    let places = "/run/harden-portsentry /run/harden-portsentry-responder.sock /var/lib/harden-portsentry/blocks
+    let places = "/run/harden-portsentry /run/harden-portsentry-responder.sock /run/harden-portsentry-names.sock /var/lib/harden-portsentry/blocks
                   /var/lib/harden-portsentry/metrics /var/lib/harden-portsentry/denied";
     assert_eq!(bed.run(&format!("ls -d {} 2>/dev/null", places.replace('\n', " "))).stdout, "", "left behind");
 }
