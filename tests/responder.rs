@@ -178,7 +178,8 @@ impl Drop for Background<'_> {
 fn the_caller_of_a_daemon_in_the_background_gets_its_shell_back() {
     let (net, home) = (Net::new("back"), without_systemd());
     configure(&home, &format!("RESOLVE_HOST=\"1\"\nMETRICS_FILE=\"{METRICS}/harden-portsentry.prom\"\n"));
-    let mut command = home.prepared(&net, &program(), &["daemon", "-D", "-c", CONF]);
+    let start = format!("umask 077 && exec {} daemon -D -c {CONF}", program().display());
+    let mut command = home.prepared(&net, Path::new("/bin/sh"), &["-c", &start]);
     let end = Background(&net);
     let caller = std::thread::spawn(move || command.stdin(Stdio::null()).output().expect("ip runs"));
     wait_until("the end of what the caller reads", || caller.is_finished());
