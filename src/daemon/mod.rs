@@ -56,7 +56,7 @@ pub fn version() -> String {
 /// # Errors
 /// It cannot watch.
 pub fn run(invocation: Invocation, words: &[String]) -> Result<()> {
-    // As under systemd: TCP wrappers and node_exporter have to reach what they read, whoever starts this.
+    // What is made has the mode that is said there, whoever starts this: node_exporter has to reach what it reads.
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
     if !invocation.background {
         return run::run(invocation, None);
