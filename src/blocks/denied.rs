@@ -36,7 +36,12 @@ fn publish(ledger: &Path, file: &Path, now: Now) -> Result<()> {
     state.restore(&ledger::load(ledger)?.records, now);
     // No daemon blocks more.
     state.beyond(IN_ALL).into_iter().for_each(|address| state.put_back(address, None));
-    let text = text(state.live(now.boot).map(|(address, _)| address).collect());
+    name(file, state.live(now.boot).map(|(address, _)| address))
+}
+
+/// Has `file` name these.
+pub fn name(file: &Path, blocked: impl Iterator<Item = IpAddr>) -> Result<()> {
+    let text = text(blocked.collect());
     if says(file, &text) {
         return Ok(());
     }
@@ -64,6 +69,7 @@ fn says(file: &Path, text: &str) -> bool {
 }
 
 /// Beside and in its place, so that nobody reads half of it: half an address is another one, or a network.
+/// Not synced: after a power cut it is written anew before the network is up.
 fn replace(file: &Path, text: &str) -> IoResult<()> {
     let new = file.with_extension("new");
     let _ = std::fs::remove_file(&new);
@@ -71,7 +77,6 @@ fn replace(file: &Path, text: &str) -> IoResult<()> {
         // Whatever umask says.
         out.set_permissions(Permissions::from_mode(MODE))?;
         out.write_all(text.as_bytes())?;
-        out.sync_all()?;
         std::fs::rename(&new, file)
     });
     if written.is_err() {

@@ -367,6 +367,15 @@ impl Blocks {
         Ok(())
     }
 
+    /// Has the file that hosts.deny names say who is blocked; for root, where no daemon runs, and without reading the ledger
+    /// again as [`publish_denied`] does.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub fn publish(&self, now: Now) -> Result<()> {
+        denied::name(Path::new(DENIED), self.state.live(now.boot).map(|(address, _)| address))
+    }
+
     /// How many are blocked.
     pub fn len(&self) -> usize {
         self.state.len()

@@ -39,7 +39,8 @@ pub fn checks(context: &Context) -> Result<Vec<Check>> {
     }
     let status = client(&["status", JAIL])?;
     let Some(status) = status else {
-        return Ok(vec![Check::fail(id, "fail2ban runs without its portsentry jail", why_it_is_down(), APPLY)]);
+        let remedy = format!("systemctl restart fail2ban; if that does not help: {APPLY}");
+        return Ok(vec![Check::fail(id, "fail2ban runs without its portsentry jail", why_it_is_down(), remedy)]);
     };
     let mut checks = vec![Check::ok(id, "fail2ban's portsentry jail runs")];
     checks.push(watches(context)?);

@@ -98,7 +98,7 @@ pub fn restore(common: &Common) -> Result<Exit> {
     let blocked = match open(false) {
         Ok((blocks, _, told)) => {
             tell(&told);
-            if let Err(error) = blocks::publish_denied() {
+            if let Err(error) = blocks.publish(Now::read()) {
                 tell(&[format!("{error:#}")]);
             }
             blocks.len()
@@ -181,7 +181,7 @@ fn serve(request: Request, mut blocks: Blocks, mut ledger: Ledger) -> Result<Ans
         // A long one serves as well.
         let _ = ledger.write_anew(&all());
     }
-    blocks::publish_denied().context("TCP wrappers do not know of it").context(done)?;
+    blocks.publish(now).context("TCP wrappers do not know of it").context(done)?;
     Ok(answer)
 }
 

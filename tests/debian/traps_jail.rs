@@ -147,8 +147,11 @@ fn nobody_follows_a_link_in_the_watchers_directory(bed: &Bed) {
     bed.ok("systemctl stop harden-portsentry");
     assert!(!bed.exists("/etc/cron.d/mine"), "by apply");
     bed.ok(&format!("rm -f {history}"));
-    bed.apply();
+    // fail2ban 1.1 runs without the jail that found no history, and nothing that apply wrote has changed.
+    bed.tool("apply --yes");
+    bed.ok("systemctl restart fail2ban");
     bed.wait_for_jail("portsentry");
+    bed.tool("verify").succeeds();
 }
 
 pub fn trap_21_logrotate_leaves_no_gap_for_fail2ban(suite: Suite) {
