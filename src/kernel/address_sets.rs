@@ -8,14 +8,13 @@ use std::os::fd::AsFd;
 use std::time::Duration;
 
 use anyhow::{Result, anyhow};
-use netlink_packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REQUEST, NlasIterator};
-use netlink_packet_netfilter::nftables::{
-    DataAttribute, ListAttribute, NfTablesMessage, SetElementAttribute, SetElementList, SetElementMessage,
-};
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REQUEST, NlasIterator};
+use netlink_packet_netfilter::nftables::{NfTablesMessage, SetElementList, SetElementMessage};
 use netlink_sys::Socket;
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, recv};
 
+use super::elements::{DELETE, NEW, append_elements};
 use super::nftables::{NFTABLES, append, begin, end, inet, messages, open, transact};
 
 /// Elements of one message: an attribute's length is counted in 16 bits.
@@ -155,18 +154,12 @@ impl AddressSets {
         for (is_ipv6, name) in [(false, self.names[0]), (true, self.names[1])] {
             let of_family: Vec<_> = elements.iter().filter(|(address, _)| address.is_ipv6() == is_ipv6).collect();
             for elements in of_family.chunks(AT_ONCE) {
-                let list = elements.iter().map(|&&(address, stay)| ListAttribute::Element(element(address, stay)));
-                let attributes = vec![
-                    SetElementList::Table(self.table.clone()),
-                    SetElementList::Set(name.to_owned()),
-                    SetElementList::Elements(list.collect()),
-                ];
-                let message = SetElementMessage { attributes };
-                let (message, flags) = match change {
-                    Change::Add => (NfTablesMessage::NewSetElement(message), NLM_F_CREATE | NLM_F_EXCL),
-                    Change::Delete => (NfTablesMessage::DeleteSetElement(message), 0),
+                let how = match change {
+                    Change::Add => (NEW, NLM_F_CREATE | NLM_F_EXCL),
+                    Change::Delete => (DELETE, 0),
                 };
-                append(batch, inet(message), NLM_F_REQUEST | NLM_F_ACK | flags);
+                let elements = elements.iter().map(|(address, stay)| (octets(*address), *stay));
+                append_elements(batch, how, (&self.table, name), elements);
             }
         }
     }
@@ -213,18 +206,11 @@ enum Change {
     Delete,
 }
 
-fn element(address: IpAddr, stay: Stay) -> Vec<SetElementAttribute> {
-    let key = match address {
+fn octets(address: IpAddr) -> Vec<u8> {
+    match address {
         IpAddr::V4(address) => address.octets().to_vec(),
         IpAddr::V6(address) => address.octets().to_vec(),
-    };
-    let mut attributes = vec![SetElementAttribute::Key(DataAttribute::Value(key))];
-    if let Some(stay) = stay {
-        // 0 would be for ever.
-        let milliseconds = u64::try_from(stay.as_millis()).unwrap_or(u64::MAX).max(1);
-        attributes.push(SetElementAttribute::Timeout(milliseconds));
     }
-    attributes
 }
 
 /// Reads NFTA_SET_ELEM_LIST_*; the crate's own parser takes seconds for 10,000 elements, for it formats the whole list

@@ -3,6 +3,7 @@
 
 mod address_sets;
 mod addresses;
+mod elements;
 mod listening;
 mod nflog;
 mod nftables;

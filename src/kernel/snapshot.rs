@@ -14,8 +14,11 @@ use netlink_packet_core::{
 use netlink_sys::Socket;
 use rustix::net::{RecvFlags, recv};
 
+use super::elements::{NEW, append_elements};
 use super::nftables::{NFTABLES, begin, end, messages, open, transact, with_socket};
 
+/// Elements of one message.
+const AT_ONCE: usize = 500;
 /// NFPROTO_INET.
 const INET: u8 = 1;
 /// NLM_F_DUMP_INTR: what is dumped changed meanwhile.
@@ -76,7 +79,10 @@ impl Snapshot {
         let mut batch = begin();
         batch.extend_from_slice(&self.0);
         for (set, ports, time) in ports {
-            add_ports(&mut batch, table, set, ports, *time);
+            for ports in ports.chunks(AT_ONCE) {
+                let elements = ports.iter().map(|port| (port.to_be_bytes(), Some(*time)));
+                append_elements(&mut batch, (NEW, NLM_F_CREATE), (table, set), elements);
+            }
         }
         end(&mut batch);
         with_socket(|socket| Ok(transact(socket, &batch, &mut vec![0; 64 << 10])?))
@@ -185,20 +191,6 @@ fn kept(attributes: &[u8], kinds: &[u16]) -> Vec<u8> {
 fn find(attributes: &[u8], kind: u16) -> Option<Vec<u8>> {
     let found = NlasIterator::new(attributes).flatten().find(|attribute| attribute.kind() == kind);
     found.map(|attribute| attribute.value().to_vec())
-}
-
-fn add_ports(batch: &mut Vec<u8>, table: &str, set: &str, ports: &[u16], time: Duration) {
-    let milliseconds = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
-    let element = |port: &u16| {
-        let key = attribute(1 | NLA_F_NESTED, &attribute(1, &port.to_be_bytes()));
-        attribute(1 | NLA_F_NESTED, &[key, attribute(4, &milliseconds.to_be_bytes())].concat())
-    };
-    for ports in ports.chunks(500) {
-        let elements: Vec<u8> = ports.iter().flat_map(element).collect();
-        let attributes =
-            [attribute(1, &terminated(table)), attribute(2, &terminated(set)), attribute(3 | NLA_F_NESTED, &elements)];
-        message(batch, ELEMENTS.new, NLM_F_REQUEST | NLM_F_CREATE | NLM_F_ACK, &attributes.concat());
-    }
 }
 
 /// With a NUL, as names are.
