@@ -17,8 +17,6 @@ use rustix::net::{RecvFlags, recv};
 use super::elements::{DELETE, NEW, append_elements};
 use super::nftables::{NFTABLES, append, begin, end, inet, messages, open, transact};
 
-/// Elements of one message: an attribute's length is counted in 16 bits.
-const AT_ONCE: usize = 500;
 /// Elements of one transaction: a socket takes some 200 kB at once.
 const A_BATCH: usize = 2_000;
 /// Less would cut the kernel's answers (measured: a datagram of 32,440 bytes).
@@ -152,15 +150,13 @@ impl AddressSets {
 
     fn change(&self, batch: &mut Vec<u8>, elements: &[(IpAddr, Stay)], change: Change) {
         for (is_ipv6, name) in [(false, self.names[0]), (true, self.names[1])] {
-            let of_family: Vec<_> = elements.iter().filter(|(address, _)| address.is_ipv6() == is_ipv6).collect();
-            for elements in of_family.chunks(AT_ONCE) {
-                let how = match change {
-                    Change::Add => (NEW, NLM_F_CREATE | NLM_F_EXCL),
-                    Change::Delete => (DELETE, 0),
-                };
-                let elements = elements.iter().map(|(address, stay)| (octets(*address), *stay));
-                append_elements(batch, how, (&self.table, name), elements);
-            }
+            let how = match change {
+                Change::Add => (NEW, NLM_F_CREATE | NLM_F_EXCL),
+                Change::Delete => (DELETE, 0),
+            };
+            let of_family = elements.iter().filter(|(address, _)| address.is_ipv6() == is_ipv6);
+            let of_family = of_family.map(|(address, stay)| (octets(*address), *stay));
+            append_elements(batch, how, (&self.table, name), of_family);
         }
     }
 

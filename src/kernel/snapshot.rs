@@ -14,13 +14,9 @@ use netlink_packet_core::{
 use netlink_sys::Socket;
 use rustix::net::{RecvFlags, recv};
 
-use super::elements::{NEW, append_elements};
+use super::elements::{NEW, append_attribute, append_elements, append_message, terminated};
 use super::nftables::{NFTABLES, begin, end, messages, open, transact, with_socket};
 
-/// Elements of one message.
-const AT_ONCE: usize = 500;
-/// NFPROTO_INET.
-const INET: u8 = 1;
 /// NLM_F_DUMP_INTR: what is dumped changed meanwhile.
 const INTERRUPTED: u16 = 0x10;
 
@@ -36,7 +32,7 @@ const TABLE: Kind = Kind { new: 0, get: 1, kept: &[1, 2, 6] };
 const CHAIN: Kind = Kind { new: 3, get: 4, kept: &[1, 3, 4, 5, 7, 12] };
 const RULE: Kind = Kind { new: 6, get: 7, kept: &[1, 2, 4, 7] };
 const SET: Kind = Kind { new: 9, get: 10, kept: &[1, 2, 3, 4, 5, 6, 7, 8, 9, 11, 12, 13, 15, 17, 18] };
-const ELEMENTS: Kind = Kind { new: 12, get: 13, kept: &[1, 2, 3] };
+const ELEMENTS: Kind = Kind { new: NEW, get: 13, kept: &[1, 2, 3] };
 const OBJECT: Kind = Kind { new: 18, get: 19, kept: &[1, 2, 3, 4, 8] };
 /// NFTA_*_TABLE, which is the first of each.
 const TABLE_NAME: u16 = 1;
@@ -79,10 +75,8 @@ impl Snapshot {
         let mut batch = begin();
         batch.extend_from_slice(&self.0);
         for (set, ports, time) in ports {
-            for ports in ports.chunks(AT_ONCE) {
-                let elements = ports.iter().map(|port| (port.to_be_bytes(), Some(*time)));
-                append_elements(&mut batch, (NEW, NLM_F_CREATE), (table, set), elements);
-            }
+            let elements = ports.iter().map(|port| (port.to_be_bytes(), Some(*time)));
+            append_elements(&mut batch, (NEW, NLM_F_CREATE), (table, set), elements);
         }
         end(&mut batch);
         with_socket(|socket| Ok(transact(socket, &batch, &mut vec![0; 64 << 10])?))
@@ -145,7 +139,7 @@ impl Taking<'_> {
         more: &mut dyn FnMut(&[u8]) -> Option<Vec<u8>>,
     ) -> Result<()> {
         let mut question = Vec::new();
-        message(&mut question, kind.get, NLM_F_REQUEST | how, attributes);
+        append_message(&mut question, kind.get, NLM_F_REQUEST | how, |out| out.extend_from_slice(attributes));
         self.socket.send(&question, 0)?;
         loop {
             let (length, _) = recv(self.socket.as_fd(), &mut self.buffer[..], RecvFlags::empty())?;
@@ -162,7 +156,8 @@ impl Taking<'_> {
                     let kept = [kept(body, kind.kept), more].concat();
                     // A table that is there already is not added to.
                     let excl = if how & NLM_F_DUMP == 0 { NLM_F_EXCL } else { NLM_F_APPEND };
-                    message(&mut self.out, kind.new, NLM_F_REQUEST | NLM_F_CREATE | excl | NLM_F_ACK, &kept);
+                    let flags = NLM_F_REQUEST | NLM_F_CREATE | excl | NLM_F_ACK;
+                    append_message(&mut self.out, kind.new, flags, |out| out.extend(kept));
                 }
                 if how & NLM_F_DUMP == 0 {
                     return Ok(());
@@ -193,26 +188,8 @@ fn find(attributes: &[u8], kind: u16) -> Option<Vec<u8>> {
     found.map(|attribute| attribute.value().to_vec())
 }
 
-/// With a NUL, as names are.
-fn terminated(name: &str) -> Vec<u8> {
-    [name.as_bytes(), b"\0"].concat()
-}
-
 fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
-    let length = u16::try_from(value.len() + 4).unwrap_or(u16::MAX);
-    let mut out = [length.to_ne_bytes(), kind.to_ne_bytes()].concat();
-    out.extend_from_slice(value);
-    out.resize(out.len().next_multiple_of(4), 0);
+    let mut out = Vec::new();
+    append_attribute(&mut out, kind, |out| out.extend_from_slice(value));
     out
-}
-
-/// Appends a message of nftables about the inet family.
-fn message(out: &mut Vec<u8>, kind: u8, flags: u16, attributes: &[u8]) {
-    let length = u32::try_from(20 + attributes.len()).unwrap_or(u32::MAX);
-    out.extend(length.to_ne_bytes());
-    out.extend((NFTABLES << 8 | u16::from(kind)).to_ne_bytes());
-    out.extend(flags.to_ne_bytes());
-    out.extend([1_u32.to_ne_bytes(), 0_u32.to_ne_bytes()].concat());
-    out.extend([INET, 0, 0, 0]);
-    out.extend_from_slice(attributes);
 }
