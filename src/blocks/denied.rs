@@ -5,10 +5,8 @@
 //! is root's, and holds nothing but addresses that were parsed.
 
 use std::collections::BTreeSet;
-use std::fs::{OpenOptions, Permissions};
-use std::io::{Result as IoResult, Write};
 use std::net::IpAddr;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use anyhow::{Context, Result};
@@ -16,7 +14,7 @@ use anyhow::{Context, Result};
 use super::clock::Now;
 use super::state::State;
 use super::terms::{IN_ALL, Terms};
-use super::{DIRECTORY, ledger};
+use super::{DIRECTORY, ledger, own_files};
 
 /// Where it is.
 pub const DENIED: &str = "/var/lib/harden-portsentry/denied";
@@ -45,7 +43,9 @@ pub fn name(file: &Path, blocked: impl Iterator<Item = IpAddr>) -> Result<()> {
     if says(file, &text) {
         return Ok(());
     }
-    replace(file, &text).with_context(|| format!("cannot write {}", file.display()))
+    // Half an address is another one, or a network. Not synced: after a power cut it is written anew before the network is up.
+    own_files::replace(file, &file.with_extension("new"), &text)
+        .with_context(|| format!("cannot write {}", file.display()))
 }
 
 fn text(addresses: BTreeSet<IpAddr>) -> String {
@@ -68,25 +68,10 @@ fn says(file: &Path, text: &str) -> bool {
     }) && std::fs::read(file).is_ok_and(|bytes| bytes == text.as_bytes())
 }
 
-/// Beside and in its place, so that nobody reads half of it: half an address is another one, or a network.
-/// Not synced: after a power cut it is written anew before the network is up.
-fn replace(file: &Path, text: &str) -> IoResult<()> {
-    let new = file.with_extension("new");
-    let _ = std::fs::remove_file(&new);
-    let written = OpenOptions::new().write(true).create_new(true).mode(MODE).open(&new).and_then(|mut out| {
-        // Whatever umask says.
-        out.set_permissions(Permissions::from_mode(MODE))?;
-        out.write_all(text.as_bytes())?;
-        std::fs::rename(&new, file)
-    });
-    if written.is_err() {
-        let _ = std::fs::remove_file(&new);
-    }
-    written
-}
-
 #[cfg(test)]
 mod tests {
+    use std::fs::Permissions;
+    use std::os::unix::fs::PermissionsExt;
     use std::time::Duration;
 
     use super::super::record::{By, Record};

@@ -2,7 +2,7 @@
 //! is no file is waited for, nothing is touched that has a name elsewhere, and what root makes there is the daemon's.
 
 use std::fs::{File, OpenOptions, Permissions};
-use std::io::{Error, ErrorKind, Read, Result, Seek, SeekFrom};
+use std::io::{Error, ErrorKind, Read, Result, Seek, SeekFrom, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::Path;
 
@@ -39,6 +39,30 @@ pub fn create(path: &Path, mode: u32) -> Result<File> {
     file.set_permissions(Permissions::from_mode(mode))?;
     give_to_owner_of_directory(path, &file);
     Ok(file)
+}
+
+/// Puts a new file of ours, which all may read, in the place of the one at `path`, so that a reader sees one or the other; it
+/// is made as `new` first, which is beside it. The directory may be another user's, who must not lead this one elsewhere by a
+/// link.
+///
+/// # Errors
+/// As [`std::fs::rename`], and the disk is full: then the old one is as it was.
+pub fn replace(path: &Path, new: &Path, text: &str) -> Result<()> {
+    const MODE: u32 = 0o644;
+    match std::fs::remove_file(new) {
+        Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(MODE).open(new)?;
+    // Whatever the umask is: who reads it is another user.
+    let written = file
+        .set_permissions(Permissions::from_mode(MODE))
+        .and_then(|()| file.write_all(text.as_bytes()))
+        .and_then(|()| std::fs::rename(new, path));
+    if written.is_err() {
+        let _ = std::fs::remove_file(new);
+    }
+    written
 }
 
 /// The last `most` bytes of the file at `path`, and how many come before them; nothing if there is no file.

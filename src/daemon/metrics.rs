@@ -4,9 +4,7 @@
 //! [`EVERY`], and sleeps without a timer while nothing has changed.
 
 use std::fmt::Write as _;
-use std::fs::{OpenOptions, Permissions};
-use std::io::{self, Write as _};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
 use std::sync::{Arc, Condvar, Mutex};
@@ -17,6 +15,7 @@ use super::output::Output;
 use super::probe::Kind;
 use super::table::REPEATS;
 use super::threads::{join_soon, locked};
+use crate::blocks::own_files;
 use crate::kernel::counted_packets;
 
 /// The file is written once in this time at most; Prometheus asks every 15 seconds to a minute, as it is usually set up.
@@ -318,30 +317,16 @@ impl File {
     }
 }
 
-/// Puts a new file in the place of the old one, so that a reader sees one or the other. The directory may be another
-/// user's, who must not lead this one elsewhere by a link.
 fn replace(path: &Path, text: &str) -> io::Result<()> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     // The collector reads what ends with .prom.
-    let new = path.with_file_name(format!(".{name}.new"));
-    match std::fs::remove_file(&new) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o644).open(&new)?;
-    // Whatever the umask is: node_exporter is another user.
-    let written = file
-        .set_permissions(Permissions::from_mode(0o644))
-        .and_then(|()| file.write_all(text.as_bytes()))
-        .and_then(|()| std::fs::rename(&new, path));
-    if written.is_err() {
-        let _ = std::fs::remove_file(&new);
-    }
-    written
+    own_files::replace(path, &path.with_file_name(format!(".{name}.new")), text)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::super::probe::{FIN, SYN};
     use super::*;
 
