@@ -21,9 +21,6 @@ use super::session::{Session, settings};
 use super::undo::end_blocks;
 use super::{Declined, Exit, attended, print};
 
-/// How long a second apply waits for the first.
-const LOCK_LIMIT: Duration = Duration::from_secs(60);
-
 pub fn run(common: &Common, options: &ApplyOptions, may_end: &AtomicBool) -> Result<Exit> {
     common.refuse_junit()?;
     let session = Session::open(common, !options.yes && common.format == Format::Text)?;
@@ -67,7 +64,7 @@ pub fn run(common: &Common, options: &ApplyOptions, may_end: &AtomicBool) -> Res
 }
 
 fn lock(host: &Host) -> Result<Lock> {
-    Lock::take(host, "apply", LOCK_LIMIT, |holder| eprintln!("waiting for {holder} to finish with this host"))
+    Lock::take(host, "apply", |holder| eprintln!("waiting for {holder} to finish with this host"))
 }
 
 /// Second time, nothing: no write, no restart, no question.

@@ -15,7 +15,6 @@ use super::arguments::{Common, Format, UndoOptions};
 use super::progress::Progress;
 use super::{Declined, Exit, attended, demand_root, print};
 
-const LOCK_LIMIT: Duration = Duration::from_secs(60);
 /// How long whoever keeps the blocks may take to end.
 const BUSY_LIMIT: Duration = Duration::from_secs(10);
 
@@ -40,8 +39,7 @@ pub fn run(common: &Common, options: &UndoOptions, may_end: &AtomicBool) -> Resu
     if purge {
         undo.check_purge()?;
     }
-    let _lock =
-        Lock::take(&host, "undo", LOCK_LIMIT, |holder| eprintln!("waiting for {holder} to finish with this host"))?;
+    let _lock = Lock::take(&host, "undo", |holder| eprintln!("waiting for {holder} to finish with this host"))?;
     if Runs::read(&host)?.0.iter().map(|run| run.state()).ne(runs.0.iter().map(|run| run.state())) {
         bail!("this host was changed while undo was waiting; run it again");
     }

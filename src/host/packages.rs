@@ -11,7 +11,7 @@ use super::{CommandOutput, Host};
 /// How long apt waits for dpkg's lock before it gives up, in seconds.
 const LOCK_LIMIT: u32 = 120;
 /// How long an installation may take in all.
-const INSTALL_LIMIT: Duration = Duration::from_secs(1800);
+pub(super) const INSTALL_LIMIT: Duration = Duration::from_secs(1800);
 
 /// A package that dpkg knows.
 #[derive(Debug, Clone, PartialEq, Eq)]
