@@ -126,11 +126,11 @@ impl Reactions {
     }
 
     /// Ends. A command under way is given two seconds and then left to itself; whoever waits to be blocked is told, as not
-    /// blocked.
-    pub fn end(self) {
+    /// blocked. Returns whether all of it came to an end.
+    pub fn end(self) -> bool {
         self.ending.store(true, Ordering::Relaxed);
         drop(self.entrance);
-        join_soon(self.thread);
+        join_soon(self.thread)
     }
 }
 

@@ -185,9 +185,11 @@ fn watch(
     let commands = Commands::of(&config, invocation.mode.name());
     let decider = Decider::new(&config, dialect, invocation.same_address_check, ignore.clone(), blocked);
     let reactions = Reactions::start(dialect, lines.clone(), commands, names, output.clone(), commands_way.clone());
-    let entrance = reactions.entrance().clone();
     let blocking = match opened.zip(publish) {
-        Some((opened, publish)) => Some(Blocking::start(opened, &config, ignore, entrance, output.clone(), publish)?),
+        Some((opened, publish)) => {
+            let entrance = reactions.entrance().clone();
+            Some(Blocking::start(opened, &config, ignore, entrance, output.clone(), publish)?)
+        }
         None => None,
     };
     let mut daemon = Daemon {
@@ -231,7 +233,9 @@ fn watch(
     if let Some(blocking) = blocking {
         blocking.end();
     }
-    reactions.end();
+    if !reactions.end() {
+        output.say("adminalert: warning: a command still runs, and is left to itself");
+    }
     // Last, for it counts what the others did.
     if let Some(reporter) = reporter {
         reporter.end();

@@ -10,15 +10,16 @@ pub fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 /// Waits for a thread that is about to end, but not for ever: it may be held up by somebody who does not read, or by a
-/// command, and who was told to end has to.
-pub fn join_soon(thread: JoinHandle<()>) {
+/// command, and who was told to end has to. Returns whether it has ended.
+pub fn join_soon(thread: JoinHandle<()>) -> bool {
     const PATIENCE: Duration = Duration::from_secs(2);
     let start = Instant::now();
     while !thread.is_finished() {
         if start.elapsed() > PATIENCE {
-            return;
+            return false;
         }
         std::thread::sleep(Duration::from_millis(5));
     }
     let _ = thread.join();
+    true
 }

@@ -110,6 +110,7 @@ fn a_resolver_that_does_not_answer() {
         subject.scan("203.0.113.10", "-sS -p 11");
         subject.wait_until("the second block", || subject.ran().len() == 2);
         subject.stop();
+        assert!(subject.log().iter().all(|line| !line.contains("left to itself")), "{:?}", subject.log());
         subject.wait_until("both lines", || subject.history().len() == 2);
         assert!(subject.history()[0].contains("203.0.113.9") && subject.history()[1].contains("203.0.113.10"));
     } else if subject.generation == Second {
