@@ -37,6 +37,12 @@ pub fn step(context: &Context, draft: &mut Draft) -> Result<Step> {
              ledger and guard, until the next boot; `response = \"drop\"` in policy.toml has it block by itself",
         );
     }
+    if built_in == Some(Answer::Noise) {
+        step.info(
+            "noise switches connection tracking on for all packets of this host, if nothing did so yet; docs/response.md says \
+             what a scanner sees of it, and what it costs",
+        );
+    }
     hosts_deny(built_in, draft, &mut step)?;
     let (kill_route, kill_hosts_deny) = kill_commands(context, generation);
     edit_conf(generation, draft, &mut step, "block what scans", |conf| {
@@ -104,6 +110,7 @@ pub fn built_in(context: &Context) -> Option<Answer> {
         _ if context.generation != Some(Generation::Embedded) => None,
         Response::Chaos => None,
         Response::Reject => Some(Answer::Reject),
+        Response::Noise => Some(Answer::Noise),
         Response::Drop | Response::Auto => Some(Answer::Drop),
     }
 }

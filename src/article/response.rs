@@ -1,8 +1,9 @@
 //! Which answer a blocked host gets: what was asked for, held against what this kernel can do.
 
-use anyhow::{Result, bail};
+use anyhow::{Result, anyhow, bail};
 
-use crate::host::{ChaosSupport, Facts, secure_boot};
+use crate::blocks::{Answer, Terms, ruleset};
+use crate::host::{ChaosSupport, Facts, Generation, Host, secure_boot};
 use crate::settings::{Response, Settings};
 
 /// Brings the kernel module that the article's KILL_ROUTE needs.
@@ -49,6 +50,30 @@ impl Chosen {
             ),
             (response, _) => Ok(Chosen { response, fallback: None }),
         }
+    }
+
+    /// Refuses what this engine, or the kernel as it is, cannot do; before anything is written.
+    ///
+    /// # Errors
+    /// Noise was asked for, and there is none here.
+    pub fn refuse_what_cannot_work(&self, host: &Host, generation: Option<Generation>) -> Result<()> {
+        if self.response != Response::Noise {
+            return Ok(());
+        }
+        if generation.is_some_and(|generation| generation != Generation::Embedded) {
+            bail!(
+                "--response noise is the embedded portsentry's: Debian's blocks by a rule of iptables for each host, which has \
+                 one answer. Use --engine embedded with it, or --response drop"
+            );
+        }
+        // nftables may come with apply; verify asks again.
+        if host.is_live() && host.exists("/usr/sbin/nft") {
+            let text = ruleset(&Terms::default(), Answer::Noise, &[])?;
+            host.try_ruleset(&text).map_err(|said| {
+                anyhow!("--response noise cannot work here: this kernel, or its nft, does not take the table: {said}\nUse --response drop")
+            })?;
+        }
+        Ok(())
     }
 
     /// The iptables target for a family.

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use anyhow::{Context, Result};
 use askama::Template;
 
-use super::terms::Terms;
+use super::terms::{Noise, Terms};
 use crate::host::{Again, Invocation, KeptTable, Text};
 use crate::kernel::{AddressSets, Stay, has_table, is_full};
 
@@ -22,6 +22,8 @@ pub enum Answer {
     Drop,
     /// A reset, or an ICMP error.
     Reject,
+    /// Any of these, or what looks like an open port and leads nowhere.
+    Noise,
 }
 
 impl Answer {
@@ -30,8 +32,20 @@ impl Answer {
         match self {
             Answer::Drop => "drop",
             Answer::Reject => "reject",
+            Answer::Noise => "noise",
         }
     }
+
+    /// The answer of this name.
+    pub fn of(name: &str) -> Option<Answer> {
+        [Answer::Drop, Answer::Reject, Answer::Noise].into_iter().find(|answer| answer.name() == name)
+    }
+}
+
+/// What makes one machine's stable noise another one's: a number of this machine (machine-id(5)), as nft writes it.
+fn seed() -> String {
+    let id = std::fs::read("/etc/machine-id").unwrap_or_default();
+    format!("0x{:08x}", crc32fast::hash(&id))
 }
 
 #[derive(Template)]
@@ -41,6 +55,10 @@ struct Ruleset<'a> {
     size: usize,
     cut_established: bool,
     reject: bool,
+    noise: bool,
+    /// The same noise for the same source and port, by this number.
+    stable: bool,
+    seed: &'a str,
     /// What the rest of the text is, in one word.
     version: &'a str,
     elements4: &'a str,
@@ -189,7 +207,7 @@ fn filled(terms: &Terms, answer: Answer, addresses: &[(IpAddr, Stay)]) -> Result
         });
         texts.collect::<Vec<_>>().join(", ")
     };
-    let (elements4, elements6) = (elements(false), elements(true));
+    let (elements4, elements6, seed) = (elements(false), elements(true), seed());
     Text::of(|version| {
         // The version is the same whoever is in it.
         let with = |elements| if version.is_empty() { "" } else { elements };
@@ -198,6 +216,9 @@ fn filled(terms: &Terms, answer: Answer, addresses: &[(IpAddr, Stay)]) -> Result
             size: terms.in_all,
             cut_established: terms.cut_established,
             reject: answer == Answer::Reject,
+            noise: answer == Answer::Noise,
+            stable: terms.noise == Noise::Stable,
+            seed: &seed,
             version,
             elements4: with(&elements4),
             elements6: with(&elements6),

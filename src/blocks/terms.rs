@@ -1,6 +1,6 @@
 //! How long a block lasts, and how many there may be.
 
-pub use crate::settings::{IN_ALL, Length, Terms};
+pub use crate::settings::{IN_ALL, Length, Noise, Terms};
 
 /// What is known against a source.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -207,6 +207,7 @@ fn open(is_to_block: bool) -> Result<(Blocks, Ledger, Vec<String>)> {
     };
     let answer = answer.unwrap_or(match policy.response.value {
         Response::Reject => blocks::Answer::Reject,
+        Response::Noise => blocks::Answer::Noise,
         _ => blocks::Answer::Drop,
     });
     let (blocks, ledger, mut told) = Blocks::open(policy.block, answer, guard)?;

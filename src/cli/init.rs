@@ -86,6 +86,7 @@ fn ask_policy(now: &PolicyAnswers) -> Result<PolicyAnswers> {
     let responses = [
         (Response::Auto, "auto: CHAOS where this kernel has it, else drop"),
         (Response::Chaos, "chaos: now silence, now noise; needs a kernel module"),
+        (Response::Noise, "noise: at random open, closed or silent, by nftables alone; for the embedded portsentry"),
         (Response::Drop, "drop: silence"),
         (Response::Reject, "reject: an ICMP error"),
     ];

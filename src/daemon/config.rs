@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 
 use super::invocation::Mode;
 use super::ports::Ports;
@@ -245,15 +245,16 @@ impl<'a> Values<'a> {
     }
 
     fn answer(&self, key: &str) -> Result<Option<Answer>> {
-        Ok(match self.text(key).as_deref().map(str::trim) {
-            None | Some("") => None,
-            Some("drop") => Some(Answer::Drop),
-            Some("reject") => Some(Answer::Reject),
-            Some(text) => bail!(
-                "{}: Invalid config file entry for {key}: {text:?}; write \"drop\" or \"reject\"",
-                self.place(key)
-            ),
-        })
+        let text = self.text(key).unwrap_or_default();
+        match text.trim() {
+            "" => Ok(None),
+            name => Answer::of(name).map(Some).with_context(|| {
+                format!(
+                    "{}: Invalid config file entry for {key}: {name:?}; write \"drop\", \"reject\" or \"noise\"",
+                    self.place(key)
+                )
+            }),
+        }
     }
 
     /// The ports of `protocol`: those below ADVANCED_PORTS_* where the mode, or 2.0 with a configuration of 1.2, has

@@ -37,6 +37,8 @@ pub enum Response {
     Auto,
     /// noise, by the CHAOS target of xtables-addons
     Chaos,
+    /// noise, by nftables alone: at random open, closed, forbidden or silent, and nothing behind it; the embedded engine's
+    Noise,
     /// silence
     Drop,
     /// an ICMP error
@@ -51,7 +53,8 @@ impl Response {
             // xt_CHAOS knows IPv4 only.
             Response::Chaos if ipv6 => Some("DROP"),
             Response::Chaos => Some("CHAOS"),
-            Response::Drop => Some("DROP"),
+            // By rules of iptables there is none.
+            Response::Drop | Response::Noise => Some("DROP"),
             Response::Reject => Some("REJECT"),
         }
     }
@@ -62,6 +65,7 @@ impl fmt::Display for Response {
         out.write_str(match self {
             Response::Auto => "auto",
             Response::Chaos => "chaos",
+            Response::Noise => "noise",
             Response::Drop => "drop",
             Response::Reject => "reject",
         })

@@ -24,7 +24,7 @@ pub use detect::{Proposal, offers, propose};
 pub use lan::Lan;
 pub use origin::{Origin, Sourced};
 pub use policy::{POLICY, Policy, PolicyAnswers, SshClient, add_ssh_client, parse_network, write_policy};
-pub use terms::{IN_ALL, Length, Terms};
+pub use terms::{IN_ALL, Length, Noise, Terms};
 pub use writers::check_writers;
 
 /// What the command line said; `None` where it said nothing.

@@ -26,6 +26,19 @@ pub struct Terms {
     pub per_second: u32,
     /// Running connections of a blocked source end, too.
     pub cut_established: bool,
+    /// Of `response = "noise"`.
+    pub noise: Noise,
+}
+
+/// What noise a blocked host meets.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Noise {
+    /// Another one with each probe.
+    #[default]
+    Random,
+    /// The same for a source and a port: a host that is not there.
+    Stable,
 }
 
 /// `None` is for ever.
@@ -45,6 +58,7 @@ impl Default for Terms {
             in_all: 65_536,
             per_second: 100,
             cut_established: false,
+            noise: Noise::default(),
         }
     }
 }
@@ -61,6 +75,7 @@ pub struct RawTerms {
     in_all: Option<usize>,
     per_second: Option<u32>,
     cut_established: Option<bool>,
+    noise: Option<Noise>,
 }
 
 /// No more may be blocked at once, whatever policy.toml says: a set of nftables of so many addresses takes some 15 MB.
@@ -91,6 +106,7 @@ impl RawTerms {
             in_all: number("in_all", self.in_all.unwrap_or(default.in_all), IN_ALL)?,
             per_second: number("per_second", self.per_second.unwrap_or(default.per_second) as usize, 10_000)? as u32,
             cut_established: self.cut_established.unwrap_or(default.cut_established),
+            noise: self.noise.unwrap_or_default(),
         })
     }
 }

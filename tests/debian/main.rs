@@ -16,6 +16,7 @@ mod flow;
 mod journal;
 mod kernel;
 mod kill;
+mod noise;
 mod traps_access;
 mod traps_blocking;
 mod traps_jail;
@@ -159,6 +160,7 @@ debian! { Embedded in embedded_11 embedded_12 embedded_13 embedded_14 {
     journal::entries_have_fields                                               full ci   full full
     kill::an_apply_killed_again_and_again_still_ends_and_is_undone             full full full full
     kill::a_kill_inside_dpkg_is_mended                                         full ci   full full
+    noise::a_blocked_host_meets_noise                                          ci   full full ci
     traps_access::an_ignored_scan_is_seen_and_bans_nobody                      ci   full full full
     traps_access::trap_02_hosts_allow_with_host_bits_matches_nobody            full full full full
     traps_access::trap_03_and_17_no_ignored_address_is_dropped_silently        full full ci   full
