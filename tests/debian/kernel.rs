@@ -96,6 +96,15 @@ fn the_built_in_block_works(suite: Suite) {
     assert!(!bed.ssh_answers(OUTSIDER) && bed.ssh_answers(GATEWAY), "{}", bed.firewall());
     bed.scan_ipv6("2001:db8:66::10");
     bed.wait_until_blocked("2001:db8:66::10");
+
+    bed.set_policy("response = \"noise\"\n");
+    bed.apply();
+    bed.tool("verify").succeeds();
+    bed.wait_until_it_listens();
+    let (open, closed) = bed.looks(OUTSIDER);
+    println!("of 100 ports {open} look open and {closed} closed, by noise");
+    assert!(open > 10 && closed > 5, "{open} open, {closed} closed");
+    assert!(!bed.ssh_answers(OUTSIDER) && bed.ssh_answers(GATEWAY), "{}", bed.firewall());
     bed.tool("undo --yes").succeeds();
     assert!(!bed.firewall_names(OUTSIDER), "{}", bed.firewall());
 }

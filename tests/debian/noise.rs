@@ -4,7 +4,7 @@ use crate::bed::{Bed, HOST, OTHER_OUTSIDER, OUTSIDER, Suite, seconds, wait_for};
 
 impl Bed {
     /// How many of a hundred ports look open to that source, and how many closed; only that of ssh is open.
-    fn looks(&self, source: &str) -> (usize, usize) {
+    pub fn looks(&self, source: &str) -> (usize, usize) {
         let scan = format!("nmap -sS -Pn -n -T4 --max-retries 1 -p 1-100 -oX - -S {source} -e wire {HOST}");
         let seen = self.attack(&scan).stdout;
         let many = |state: &str| {
