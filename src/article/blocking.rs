@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::Result;
 
 use crate::blocks::{Answer, DENIED};
-use crate::host::{Generation, RuleList, iptables};
+use crate::host::{CHAOS_RULE, Generation, RuleList, iptables};
 use crate::plan::{Content, Draft, FileKind, Step, denied_address, is_block};
 use crate::settings::{POLICY, Policy, Response};
 use crate::syntax::hosts_access::{HostsAccess, MarkedEntry};
@@ -21,7 +21,10 @@ pub fn step(context: &Context, draft: &mut Draft) -> Result<Step> {
     let mut step = Step::new("blocking", "Blocking", sections::BLOCKING);
     step.summary = format!("TCP and UDP, by firewall ({}) and hosts.deny", context.chosen.response);
     if let Some(why) = &context.chosen.fallback {
-        step.warn(format!("a blocked host meets silence (drop), not the article's CHAOS: {why}"));
+        step.warn(format!(
+            "a blocked host meets {}, not the article's CHAOS: {why}",
+            context.chosen.response.in_words()
+        ));
     }
     if context.settings.resolve_host.value && context.generation.is_some_and(Generation::is_1_2) {
         step.info(
@@ -33,8 +36,8 @@ pub fn step(context: &Context, draft: &mut Draft) -> Result<Step> {
     let built_in = built_in(context);
     if generation == Generation::Embedded && built_in.is_none() {
         step.warn(
-            "CHAOS is a target of iptables, so the embedded portsentry blocks as Debian's does, by a rule a host: without terms, \
-             ledger and guard, until the next boot; `response = \"drop\"` in policy.toml has it block by itself",
+            "`literal = true`: the embedded portsentry blocks as Debian's does, by a rule of CHAOS a host: without terms, ledger \
+             and guard, until the next boot, and each rule costs every packet",
         );
     }
     if built_in == Some(Answer::Noise) {
@@ -58,8 +61,12 @@ pub fn step(context: &Context, draft: &mut Draft) -> Result<Step> {
             wanted.push(("KILL_NFT", answer.name().to_owned()));
             // What an earlier apply wrote; commands of others stay beside it.
             let dialect = generation.dialect();
-            if conf.get("KILL_ROUTE", dialect).is_some_and(|command| command.contains(INSERTS)) {
-                conf.comment_out("KILL_ROUTE");
+            let route = conf.get("KILL_ROUTE", dialect).unwrap_or_default();
+            let is_ours = route.contains(INSERTS) || route.contains(CHAOS_RULE);
+            match answer {
+                Answer::Chaos if is_ours || route.is_empty() => wanted.push(("KILL_ROUTE", chaos_command())),
+                _ if is_ours => conf.comment_out("KILL_ROUTE"),
+                _ => {}
             }
             if conf.get("BLOCKED_FILE", dialect).as_deref() == generation.blocked_file() {
                 conf.comment_out("BLOCKED_FILE");
@@ -104,15 +111,22 @@ pub fn step(context: &Context, draft: &mut Draft) -> Result<Step> {
 /// What our own commands have in common.
 const INSERTS: &str = " -w -I INPUT -s $TARGET$ -j ";
 
-/// What the embedded portsentry answers by itself, where it is to: CHAOS is iptables' alone.
+/// What the embedded portsentry answers by itself, where it is to.
 pub fn built_in(context: &Context) -> Option<Answer> {
     match context.chosen.response {
         _ if context.generation != Some(Generation::Embedded) => None,
-        Response::Chaos => None,
+        Response::Chaos if context.settings.literal.value => None,
+        Response::Chaos => Some(Answer::Chaos),
         Response::Reject => Some(Answer::Reject),
         Response::Noise => Some(Answer::Noise),
         Response::Drop | Response::Auto => Some(Answer::Drop),
     }
+}
+
+/// Puts the rule of CHAOS where it is missing: behind a block, as KILL_ROUTE, for somebody may have flushed it since.
+pub fn chaos_command() -> String {
+    let iptables = iptables(false);
+    format!("{iptables} -w -C {CHAOS_RULE} 2>/dev/null || {iptables} -w -I {CHAOS_RULE}")
 }
 
 /// One line of ours, which names the file of those who are blocked; or none.

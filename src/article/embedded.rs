@@ -6,14 +6,15 @@ use std::path::Path;
 use anyhow::{Context as _, Result};
 use askama::Template;
 
-use crate::blocks::{self, TABLE};
+use crate::blocks::{self, Answer, TABLE};
 use crate::daemon::responder;
-use crate::host::{EMBEDDED_UNIT, EMBEDDED_USER, Generation, Host, SYSUSERS};
+use crate::host::{CHAOS_RULE, EMBEDDED_UNIT, EMBEDDED_USER, Generation, Host, SYSUSERS, iptables};
 use crate::plan::{Content, Draft, FileKind, Plan, Step, UnitAction};
 use crate::settings::POLICY;
 use crate::syntax::address_list::AddressList;
 use crate::syntax::portsentry_conf::PortsentryConf;
 
+use super::blocking::{built_in, chaos_command};
 use super::{Context, OURS, in_file, remove_ours, variables};
 
 /// What portsentry.conf begins as; its keys are set like those of a package's.
@@ -29,6 +30,8 @@ const PACKAGE_WAITS: [&str; 2] = [
     "/etc/systemd/system/portsentry.service.d/harden-portsentry-embedded.conf",
     "/etc/systemd/system/portsentry@.service.d/harden-portsentry-embedded.conf",
 ];
+/// Has iptables answer them with CHAOS.
+const CHAOS: &str = "/etc/systemd/system/harden-portsentry-chaos.service";
 const RESPONDER_SOCKET: &str = "/etc/systemd/system/harden-portsentry-responder.socket";
 const RESPONDER: &str = "/etc/systemd/system/harden-portsentry-responder@.service";
 const NAMES_SOCKET: &str = "/etc/systemd/system/harden-portsentry-names.socket";
@@ -79,6 +82,13 @@ struct NamesService<'a> {
 struct BlocksService<'a> {
     program: &'a str,
     table: &'a str,
+}
+
+#[derive(Template)]
+#[template(path = "harden-portsentry-chaos.service", escape = "none")]
+struct ChaosService<'a> {
+    insert: &'a str,
+    delete: &'a str,
 }
 
 /// Whether an earlier apply set it up: its unit is there, which undo and the change to Debian's package take away, or
@@ -134,6 +144,11 @@ pub fn put_unit(context: &Context, draft: &mut Draft, step: &mut Step) -> Result
     unit(NAMES, NamesService { program }.render(), "that process, started when it is asked")?;
     let blocks = BlocksService { program, table: TABLE };
     unit(BLOCKS, blocks.render(), "whoever was blocked is so again before the network is up")?;
+    if built_in(context) == Some(Answer::Chaos) {
+        let delete = format!("{} -w -D {CHAOS_RULE}", iptables(false));
+        let chaos = ChaosService { insert: &chaos_command(), delete: &delete };
+        unit(CHAOS, chaos.render(), "whoever is blocked is answered by CHAOS, by one rule for all")?;
+    }
     let text = include_bytes!("../../templates/harden-portsentry.sysusers");
     step.file(draft.put(Path::new(SYSUSERS), text, 0o644, FileKind::Whole, "the user, made as the unit starts")?);
     let text = include_bytes!("../../templates/portsentry-embedded.conf");
@@ -192,6 +207,14 @@ fn tell_who_is_freed(context: &Context, step: &mut Step) {
     }
 }
 
+/// Plans that the rule of CHAOS and its unit go, where something else answers.
+pub fn remove_chaos(context: &Context, draft: &mut Draft, step: &mut Step) -> Result<()> {
+    if built_in(context) == Some(Answer::Chaos) {
+        return Ok(());
+    }
+    remove_ours(draft, CHAOS, "CHAOS answers nobody any more", step)
+}
+
 /// Whether its user goes.
 pub fn leaves(plan: &Plan) -> bool {
     plan.files().iter().any(|file| file.path == Path::new(SYSUSERS) && file.after.is_none())
@@ -203,7 +226,7 @@ pub fn remove(context: &Context, draft: &mut Draft, step: &mut Step) -> Result<(
         tell_who_is_freed(context, step);
     }
     let why = format!("it is for {EMBEDDED_UNIT}, and Debian's portsentry watches instead");
-    let units = [UNIT, BLOCKS, RESPONDER_SOCKET, RESPONDER, NAMES_SOCKET, NAMES];
+    let units = [UNIT, BLOCKS, CHAOS, RESPONDER_SOCKET, RESPONDER, NAMES_SOCKET, NAMES];
     let own = units.into_iter().chain([SYSUSERS, DROP_IN, LOGROTATE, Generation::Embedded.conf()]);
     for path in own.chain(PACKAGE_WAITS) {
         remove_ours(draft, path, &why, step)?;

@@ -3,7 +3,7 @@
 use anyhow::{Result, anyhow, bail};
 
 use crate::blocks::{Answer, Terms, ruleset};
-use crate::host::{ChaosSupport, Facts, Generation, Host, secure_boot};
+use crate::host::{ChaosSupport, Facts, Generation, Host, secure_boot, tracks_connections};
 use crate::settings::{Response, Settings};
 
 /// Brings the kernel module that the article's KILL_ROUTE needs.
@@ -52,32 +52,42 @@ impl Chosen {
         }
     }
 
-    /// Refuses what this engine, or the kernel as it is, cannot do; before anything is written.
+    /// What it comes to with this engine: where nobody asked for another answer, noise is the next best that a host can
+    /// have which tracks connections anyway.
     ///
     /// # Errors
     /// Noise was asked for, and there is none here.
-    pub fn refuse_what_cannot_work(&self, host: &Host, generation: Option<Generation>) -> Result<()> {
-        if self.response != Response::Noise {
-            return Ok(());
+    pub fn with_engine(self, host: &Host, generation: Option<Generation>) -> Result<Chosen> {
+        let is_embedded = generation == Some(Generation::Embedded);
+        if self.fallback.is_some() && is_embedded && tracks_connections(host) && noise_works(host).is_ok() {
+            return Ok(Chosen { response: Response::Noise, ..self });
         }
-        if generation.is_some_and(|generation| generation != Generation::Embedded) {
+        if self.response != Response::Noise {
+            return Ok(self);
+        }
+        if generation.is_some() && !is_embedded {
             bail!(
                 "--response noise is the embedded portsentry's: Debian's blocks by a rule of iptables for each host, which has \
                  one answer. Use --engine embedded with it, or --response drop"
             );
         }
-        // nftables may come with apply; verify asks again.
-        if host.is_live() && host.exists("/usr/sbin/nft") {
-            let text = ruleset(&Terms::default(), Answer::Noise, &[])?;
-            host.try_ruleset(&text).map_err(|said| {
-                anyhow!("--response noise cannot work here: this kernel, or its nft, does not take the table: {said}\nUse --response drop")
-            })?;
-        }
-        Ok(())
+        noise_works(host).map_err(|said| {
+            anyhow!("--response noise cannot work here: this kernel, or its nft, does not take the table: {said}\nUse --response drop")
+        })?;
+        Ok(self)
     }
 
     /// The iptables target for a family.
     pub fn target(&self, ipv6: bool) -> &'static str {
         self.response.target(ipv6).unwrap_or("DROP")
     }
+}
+
+/// Whether the kernel takes the table. Where there is no nft yet it comes with apply, and verify asks again.
+fn noise_works(host: &Host) -> Result<(), String> {
+    if !host.is_live() || !host.exists("/usr/sbin/nft") {
+        return Ok(());
+    }
+    let text = ruleset(&Terms::default(), Answer::Noise, &[]).map_err(|error| format!("{error:#}"))?;
+    host.try_ruleset(&text)
 }

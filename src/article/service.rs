@@ -2,11 +2,14 @@
 
 use anyhow::Result;
 
+use crate::blocks::Answer;
 use crate::host::{
-    BLOCKS_UNIT, EMBEDDED_UNIT, Facts, Generation, Process, RESPONDER_SOCKETS, ServiceManager, UnitState, hears_nothing,
+    BLOCKS_UNIT, CHAOS_RULE, CHAOS_UNIT, EMBEDDED_UNIT, Facts, Generation, Process, RESPONDER_SOCKETS, RuleList,
+    ServiceManager, UnitState, hears_nothing,
 };
 use crate::plan::{Draft, Step, UnitAction};
 
+use super::blocking::built_in;
 use super::{Context, embedded, fail2ban, sections, variables};
 
 /// What Debian's portsentry reads at its start.
@@ -26,6 +29,7 @@ pub fn step(context: &Context, draft: &mut Draft) -> Result<Step> {
     let mut step = Step::new("service", "Service", sections::SERVICE);
     if context.generation == Some(Generation::Embedded) {
         embedded::put_unit(context, draft, &mut step)?;
+        embedded::remove_chaos(context, draft, &mut step)?;
         embedded::give_up_blocking(context, draft, &mut step)?;
         embedded::warn_of_unreadable(context, &mut step);
     } else {
@@ -54,6 +58,9 @@ pub fn step(context: &Context, draft: &mut Draft) -> Result<Step> {
         if enabling_is_up_to_us(context, generation) {
             step.unit(unit, UnitAction::Enable, "started at boot");
         }
+    }
+    if built_in(context) == Some(Answer::Chaos) {
+        turn_on_chaos(context, &mut step);
     }
     restarts(context, draft, generation, &mut step)?;
     Ok(step)
@@ -102,11 +109,15 @@ fn others(context: &Context, generation: Generation, step: &mut Step) {
             for unit in MODES.iter().chain(&["portsentry.service"]) {
                 turn_off(context, unit, why, why, step);
             }
+            if built_in(context) != Some(Answer::Chaos) {
+                let why = "CHAOS answers nobody any more";
+                turn_off(context, CHAOS_UNIT, why, why, step);
+            }
         }
     }
     if generation != Generation::Embedded {
         let why = "Debian's portsentry watches instead";
-        for unit in [EMBEDDED_UNIT, BLOCKS_UNIT].into_iter().chain(RESPONDER_SOCKETS) {
+        for unit in [EMBEDDED_UNIT, BLOCKS_UNIT, CHAOS_UNIT].into_iter().chain(RESPONDER_SOCKETS) {
             turn_off(context, unit, why, why, step);
         }
     }
@@ -114,6 +125,23 @@ fn others(context: &Context, generation: Generation, step: &mut Step) {
         step.info(
             "this host was upgraded from portsentry 1.2, whose processes still run; it is brought to 2.0's own terms",
         );
+    }
+}
+
+/// Plans that the rule of CHAOS is there, now and after each boot.
+fn turn_on_chaos(context: &Context, step: &mut Step) {
+    if context.facts.manager == ServiceManager::Sysv {
+        step.info("without systemd the rule of CHAOS comes with the first block");
+        return;
+    }
+    let state = state_of(context, CHAOS_UNIT);
+    if state.enabled != "enabled" {
+        step.unit(CHAOS_UNIT, UnitAction::Enable, "started at boot");
+    }
+    let has_rule = || RuleList::read(context.host, false).contains(&format!("-A {CHAOS_RULE}"));
+    let may_start = matches!(context.facts.manager, ServiceManager::Systemd);
+    if may_start && (state.active != "active" || !has_rule()) {
+        step.unit(CHAOS_UNIT, UnitAction::Restart, "one rule of CHAOS answers whoever is blocked");
     }
 }
 

@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use askama::Template;
 
 use super::terms::{Noise, Terms};
-use crate::host::{Again, Invocation, KeptTable, Text};
+use crate::host::{Again, CHAOS_MARK, Invocation, KeptTable, Text};
 use crate::kernel::{AddressSets, Stay, has_table, is_full};
 
 /// The inet table's name.
@@ -24,6 +24,8 @@ pub enum Answer {
     Reject,
     /// Any of these, or what looks like an open port and leads nowhere.
     Noise,
+    /// iptables' CHAOS, by one rule for all that are marked here. IPv4 alone: silence for IPv6.
+    Chaos,
 }
 
 impl Answer {
@@ -33,12 +35,13 @@ impl Answer {
             Answer::Drop => "drop",
             Answer::Reject => "reject",
             Answer::Noise => "noise",
+            Answer::Chaos => "chaos",
         }
     }
 
     /// The answer of this name.
     pub fn of(name: &str) -> Option<Answer> {
-        [Answer::Drop, Answer::Reject, Answer::Noise].into_iter().find(|answer| answer.name() == name)
+        [Answer::Drop, Answer::Reject, Answer::Noise, Answer::Chaos].into_iter().find(|answer| answer.name() == name)
     }
 }
 
@@ -56,6 +59,8 @@ struct Ruleset<'a> {
     cut_established: bool,
     reject: bool,
     noise: bool,
+    chaos: bool,
+    mark: u32,
     /// The same noise for the same source and port, by this number.
     stable: bool,
     seed: &'a str,
@@ -217,6 +222,8 @@ fn filled(terms: &Terms, answer: Answer, addresses: &[(IpAddr, Stay)]) -> Result
             cut_established: terms.cut_established,
             reject: answer == Answer::Reject,
             noise: answer == Answer::Noise,
+            chaos: answer == Answer::Chaos,
+            mark: CHAOS_MARK,
             stable: terms.noise == Noise::Stable,
             seed: &seed,
             version,

@@ -9,7 +9,7 @@ use crate::article::{Context, built_in, safe_networks};
 use crate::blocks;
 use crate::blocks::control::Listed;
 use crate::history;
-use crate::host::{ChaosSupport, EMBEDDED_UNIT, Generation, RuleList};
+use crate::host::{CHAOS_RULE, CHAOS_UNIT, ChaosSupport, EMBEDDED_UNIT, Generation, RuleList};
 use crate::settings::Response;
 
 use super::{APPLY, Check};
@@ -42,7 +42,11 @@ fn block_works(context: &Context) -> Vec<Check> {
         )];
     }
     if let Some(answer) = built_in(context) {
-        return vec![built_in_works(context, answer)];
+        let mut checks = vec![built_in_works(context, answer)];
+        if answer == blocks::Answer::Chaos {
+            checks.push(chaos_answers(context));
+        }
+        return checks;
     }
     let families: &[bool] =
         if context.generation.is_some_and(Generation::sees_ipv6) { &[false, true] } else { &[false] };
@@ -65,9 +69,12 @@ fn block_works(context: &Context) -> Vec<Check> {
         })
         .collect();
     if let Some(why) = &context.chosen.fallback {
-        // Told, not failed: silence blocks as well, it only confuses less.
+        // Told, not failed: it blocks as well.
         if let Some(check) = checks.first_mut() {
-            check.seen = Some(format!("a blocked host meets silence, not the article's CHAOS: {why}"));
+            check.seen = Some(format!(
+                "a blocked host meets {}, not the article's CHAOS: {why}",
+                context.chosen.response.in_words()
+            ));
         }
     }
     if context.chosen.response == Response::Chaos && context.facts.chaos != ChaosSupport::Works {
@@ -137,12 +144,36 @@ fn built_in_works(context: &Context, answer: blocks::Answer) -> Check {
         Ok(()) => {
             let mut check = Check::ok(id, "the kernel takes the table that blocks IPv4 and IPv6 hosts (nftables)");
             if let Some(why) = &context.chosen.fallback {
-                // Told, not failed: silence blocks as well, it only confuses less.
-                check.seen = Some(format!("a blocked host meets silence, not the article's CHAOS: {why}"));
+                // Told, not failed: it blocks as well.
+                check.seen = Some(format!(
+                    "a blocked host meets {}, not the article's CHAOS: {why}",
+                    context.chosen.response.in_words()
+                ));
             }
             check
         }
         Err(said) => Check::fail(id, "no host can be blocked", said, format!("install nftables; then: {APPLY}")),
+    }
+}
+
+/// The one rule by which iptables answers whom our table marks. Without it they meet silence.
+fn chaos_answers(context: &Context) -> Check {
+    let id = "chaos";
+    if context.facts.chaos != ChaosSupport::Works {
+        let remedy = "harden-portsentry apply --install-chaos";
+        return Check::fail(id, "CHAOS does not work", "the module is not there yet", remedy);
+    }
+    match RuleList::ask(context.host, false) {
+        Ok(rules) if rules.contains(&format!("-A {CHAOS_RULE}")) => {
+            Check::ok(id, "one rule has CHAOS answer whoever is blocked (IPv4)")
+        }
+        Ok(_) => Check::fail(
+            id,
+            "blocked hosts meet silence, not CHAOS",
+            format!("iptables has no rule `{CHAOS_RULE}`; something flushed it"),
+            format!("systemctl restart {CHAOS_UNIT}; without systemd the next block brings it back"),
+        ),
+        Err(error) => Check::skip(id, format!("whether CHAOS answers: {error:#}")),
     }
 }
 

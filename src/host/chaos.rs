@@ -5,6 +5,11 @@ use std::path::Path;
 use super::Host;
 use super::commands::Invocation;
 
+/// What packets of blocked hosts are marked with for CHAOS.
+pub const CHAOS_MARK: u32 = 0x504f_5254;
+/// The rule for all of them, as `iptables -S` prints it behind `-A`.
+pub const CHAOS_RULE: &str = "INPUT -m mark --mark 0x504f5254 -j CHAOS";
+
 /// Can CHAOS answer a blocked host here?
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ChaosSupport {

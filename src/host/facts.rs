@@ -26,6 +26,8 @@ pub enum Generation {
 pub const EMBEDDED_UNIT: &str = "harden-portsentry.service";
 /// Has the kernel block whom the ledger says before the network is up, and frees them as it is stopped.
 pub const BLOCKS_UNIT: &str = "harden-portsentry-blocks.service";
+/// The unit that has iptables answer blocked hosts with CHAOS.
+pub const CHAOS_UNIT: &str = "harden-portsentry-chaos.service";
 /// Where the built-in portsentry has done what it has no right to do, and names looked up.
 pub const RESPONDER_SOCKETS: [&str; 2] = ["harden-portsentry-responder.socket", "harden-portsentry-names.socket"];
 
@@ -162,7 +164,7 @@ const PACKAGES: [&str; 10] = [
     "harden-portsentry",
 ];
 
-const UNITS: [&str; 10] = [
+const UNITS: [&str; 11] = [
     "portsentry.service",
     "portsentry@atcp.service",
     "portsentry@audp.service",
@@ -171,6 +173,7 @@ const UNITS: [&str; 10] = [
     "fail2ban.service",
     EMBEDDED_UNIT,
     BLOCKS_UNIT,
+    CHAOS_UNIT,
     RESPONDER_SOCKETS[0],
     RESPONDER_SOCKETS[1],
 ];

@@ -1,6 +1,9 @@
 //! What the packet filter says: asked of the kernel through iptables and nft, never of our own notes.
 
 use std::net::IpAddr;
+use std::sync::LazyLock;
+
+use regex::Regex;
 
 use super::Host;
 use super::commands::Invocation;
@@ -77,17 +80,52 @@ pub fn blocking_tables() -> String {
     without_watching(&listed)
 }
 
+/// Whether somebody's rules have the kernel track connections, so that it costs nothing more to count on it. Rules that are
+/// there tell it, and not the number of connections, which changes by itself.
+pub fn tracks_connections(host: &Host) -> bool {
+    if !host.is_live() {
+        return false;
+    }
+    let listed = |program: &str, words: &[&str]| {
+        Invocation::new(program, words).run().map(|output| output.stdout).unwrap_or_default()
+    };
+    let nft = listed("nft", &["--stateless", "list", "ruleset"]);
+    // Asked without need, these load modules.
+    let has_legacy = |names: &str| std::fs::read_to_string(names).is_ok_and(|names| !names.trim().is_empty());
+    let mut legacy = String::new();
+    for (names, program) in
+        [("/proc/net/ip_tables_names", "iptables-legacy-save"), ("/proc/net/ip6_tables_names", "ip6tables-legacy-save")]
+    {
+        if has_legacy(names) {
+            legacy.push_str(&listed(program, &[]));
+        }
+    }
+    needs_tracking(&without(&nft, |table| table.starts_with("harden_portsentry"))) || needs_tracking(&legacy)
+}
+
+/// Whether a rule of this text, nft's or of iptables-save, makes the kernel track connections.
+fn needs_tracking(rules: &str) -> bool {
+    const SIGNS: &str = r#"(?m)\bct (state|status|mark|zone|direction|helper|original|reply|id|count|expiration|label|event)\b|\b(masquerade|snat|dnat|redirect|synproxy)\b|(-m |xt match ")(conntrack|state|connmark|connlimit|connbytes|helper)\b|(-j |xt target ")(CT|CONNMARK|MASQUERADE|SNAT|DNAT|REDIRECT|NETMAP|SYNPROXY)\b"#;
+    static PATTERN: LazyLock<Regex> = LazyLock::new(|| Regex::new(SIGNS).expect("it is tested"));
+    PATTERN.is_match(rules)
+}
+
 fn without_watching(ruleset: &str) -> String {
-    let mut watching = false;
+    without(ruleset, |table| table.starts_with("harden_portsentry") && table != "harden_portsentry_blocks")
+}
+
+/// nft's listing without those of the inet tables whose names `is_left_out` takes.
+fn without(ruleset: &str, is_left_out: impl Fn(&str) -> bool) -> String {
+    let mut inside = false;
     let mut kept = String::new();
     for line in ruleset.lines() {
-        let is_of_blocks = line.starts_with("table inet harden_portsentry_blocks ");
-        watching |= line.starts_with("table inet harden_portsentry") && !is_of_blocks;
-        if !watching {
+        let name = line.strip_prefix("table inet ").and_then(|rest| rest.split_whitespace().next());
+        inside |= name.is_some_and(&is_left_out);
+        if !inside {
             kept.push_str(line);
             kept.push('\n');
         }
-        watching &= line != "}";
+        inside &= line != "}";
     }
     kept
 }
@@ -180,6 +218,28 @@ fn tried(invocation: &Invocation) -> Result<(), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_tracks_connections_is_seen_by_the_rules() {
+        for rules in [
+            "\t\tct state established,related accept",
+            "\t\toifname \"eth0\" masquerade",
+            "-A ufw-before-input -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT",
+            "-A PREROUTING -p tcp -j DNAT --to-destination 10.0.0.2",
+            "\t\tmeta l4proto tcp xt match \"conntrack\" counter packets 0 bytes 0 accept",
+        ] {
+            assert!(needs_tracking(rules), "{rules}");
+        }
+        for rules in
+            ["\t\ttcp dport 22 accept", "-A INPUT -s 203.0.113.9/32 -j DROP", "\t\tnotrack", "-A PREROUTING -j NOTRACK"]
+        {
+            assert!(!needs_tracking(rules), "{rules}");
+        }
+        let ours = "table inet harden_portsentry_blocks {\n\tchain judged {\n\t\tct state new drop\n\t}\n}\n";
+        assert!(
+            needs_tracking(ours) && !needs_tracking(&without(ours, |table| table.starts_with("harden_portsentry")))
+        );
+    }
 
     #[test]
     fn who_was_only_seen_is_not_taken_for_blocked() {

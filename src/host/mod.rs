@@ -25,11 +25,11 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 
 pub use age::age;
-pub use chaos::{ChaosSupport, kernel_release, secure_boot};
+pub use chaos::{CHAOS_MARK, CHAOS_RULE, ChaosSupport, kernel_release, secure_boot};
 pub use commands::{CommandOutput, Detached, Invocation, start_detached, start_with_stdin};
-pub use facts::{BLOCKS_UNIT, EMBEDDED_UNIT, Facts, Generation, RESPONDER_SOCKETS, Release};
+pub use facts::{BLOCKS_UNIT, CHAOS_UNIT, EMBEDDED_UNIT, Facts, Generation, RESPONDER_SOCKETS, Release};
 pub use files::{FileState, Link, sibling_for_writing};
-pub use firewall::{Backend, Firewall, RuleList, blocking_tables, program as iptables};
+pub use firewall::{Backend, Firewall, RuleList, blocking_tables, program as iptables, tracks_connections};
 pub use kept_table::{Again, KeptTable, Text};
 pub use lock::Lock;
 pub use network::{Network, SourcedAddress};

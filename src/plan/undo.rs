@@ -10,7 +10,8 @@ use anyhow::{Context, Result, bail};
 
 use crate::history;
 use crate::host::{
-    BLOCKS_UNIT, EMBEDDED_UNIT, EMBEDDED_USER, Host, Packages, RESPONDER_SOCKETS, RuleList, SYSUSERS, ServiceManager,
+    BLOCKS_UNIT, CHAOS_RULE, CHAOS_UNIT, EMBEDDED_UNIT, EMBEDDED_USER, Host, Packages, RESPONDER_SOCKETS, RuleList,
+    SYSUSERS, ServiceManager,
 };
 
 use super::change::{FileChange, FileKind};
@@ -322,7 +323,7 @@ impl<'a> Undo<'a> {
                 self.host.release_bans();
             }
             // Nothing may block anybody while blocks are being lifted.
-            let embedded = [&[EMBEDDED_UNIT, BLOCKS_UNIT][..], &RESPONDER_SOCKETS].concat();
+            let embedded = [&[EMBEDDED_UNIT, BLOCKS_UNIT, CHAOS_UNIT][..], &RESPONDER_SOCKETS].concat();
             for (unit, ..) in self
                 .units
                 .iter()
@@ -348,6 +349,12 @@ impl<'a> Undo<'a> {
         }
         for (ipv6, rule) in &self.rules {
             let done = self.host.delete_rule(*ipv6, rule);
+            outcome.rules += usize::from(done.is_ok());
+            try_to(done, &mut outcome.problems);
+        }
+        // Where no unit put it there, a command did.
+        if live && self.complete && RuleList::read(self.host, false).contains(&format!("-A {CHAOS_RULE}")) {
+            let done = self.host.delete_rule(false, &format!("-A {CHAOS_RULE}"));
             outcome.rules += usize::from(done.is_ok());
             try_to(done, &mut outcome.problems);
         }

@@ -60,6 +60,18 @@ impl Response {
     }
 }
 
+impl Response {
+    /// What a blocked host meets.
+    pub fn in_words(self) -> &'static str {
+        match self {
+            Response::Auto | Response::Drop => "silence (drop)",
+            Response::Chaos => "CHAOS",
+            Response::Noise => "noise",
+            Response::Reject => "an error (reject)",
+        }
+    }
+}
+
 impl fmt::Display for Response {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         out.write_str(match self {

@@ -50,6 +50,8 @@ pub struct Settings {
     pub lan: Lan,
     pub engine: Sourced<Engine>,
     pub response: Sourced<Response>,
+    /// CHAOS by a rule for each host, as the article has it, from the embedded portsentry as well.
+    pub literal: Sourced<bool>,
     pub install_chaos: bool,
     /// RESOLVE_HOST: look up the scanner's name, before the block (trap 5).
     pub resolve_host: Sourced<bool>,
@@ -125,6 +127,7 @@ impl Settings {
             engine,
             response: flag(flags.response, "--response").unwrap_or(policy.response),
             install_chaos: flags.install_chaos,
+            literal: policy.literal,
             resolve_host: policy.resolve_host,
             fail2ban: policy.fail2ban,
             bantime: policy.bantime,

@@ -34,6 +34,8 @@ pub struct SshClient {
 pub struct Policy {
     pub engine: Sourced<Engine>,
     pub response: Sourced<Response>,
+    /// CHAOS by a rule for each host, as the article has it, where one rule for all would do.
+    pub literal: Sourced<bool>,
     pub resolve_host: Sourced<bool>,
     pub fail2ban: Sourced<bool>,
     pub bantime: Sourced<BanTime>,
@@ -64,6 +66,7 @@ impl LanPolicy {
 struct Raw {
     engine: Option<Engine>,
     response: Option<Response>,
+    literal: Option<bool>,
     resolve_host: Option<bool>,
     fail2ban: Option<bool>,
     bantime: Option<RawLength>,
@@ -187,6 +190,7 @@ impl Policy {
         Ok(Policy {
             engine: or(raw.engine, place(None, "engine"), Engine::Auto),
             response: or(raw.response, place(None, "response"), Response::Auto),
+            literal: or(raw.literal, place(None, "literal"), false),
             resolve_host: or(raw.resolve_host, place(None, "resolve_host"), true),
             fail2ban: or(raw.fail2ban, place(None, "fail2ban"), true),
             bantime: or(bantime, place(None, "bantime"), BanTime::DAY),

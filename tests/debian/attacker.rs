@@ -27,6 +27,12 @@ impl Bed {
         self.attack(&format!("nc -w 3 -s {source} {host} 22 </dev/null")).stdout.starts_with("SSH-")
     }
 
+    /// How many of `tries` connections sshd greets, all of them tried at once.
+    pub fn greetings(&self, source: &str, tries: usize) -> usize {
+        let tried = format!("for i in $(seq {tries}); do nc -w 4 -s {source} {HOST} 22 </dev/null & done; wait");
+        self.attack(&tried).stdout.matches("SSH-").count()
+    }
+
     /// Whether a closed UDP port says so to that source, as it does to everyone who is not blocked.
     pub fn udp_answers(&self, source: &str) -> bool {
         self.attack(&format!("nmap -sU -Pn -n -p 40123 --max-retries 2 -S {source} -e wire {HOST}"))

@@ -104,10 +104,70 @@ fn the_built_in_block_works(suite: Suite) {
     let (open, closed) = bed.looks(OUTSIDER);
     println!("of 100 ports {open} look open and {closed} closed, by noise");
     assert!(open > 10 && closed > 5, "{open} open, {closed} closed");
-    assert!(!bed.ssh_answers(OUTSIDER), "{}", bed.firewall());
+    // With SYN cookies for everything the kernel knows again what it never sent: synproxy's cookies are its own.
+    for cookies in [1, 2] {
+        bed.ok(&format!("sysctl -qw net.ipv4.tcp_syncookies={cookies}"));
+        assert_eq!(bed.greetings(OUTSIDER, 40), 0, "of 40 with tcp_syncookies={cookies}\n{}", bed.firewall());
+    }
     wait_for(bed.patience(60), "ssh to answer others", || bed.ssh_answers(GATEWAY));
-    bed.tool("undo --yes").succeeds();
+    bed.tool("undo 1 --yes").succeeds();
     assert!(!bed.firewall_names(OUTSIDER), "{}", bed.firewall());
+}
+
+/// CHAOS by one rule for all whom our sets name, and noise on the same kernel: who is blocked gets no connection from
+/// either, and who flushes the rule frees nobody. The same scans, side by side, are printed.
+fn chaos_by_one_rule_and_noise_beside_it(suite: Suite) {
+    const RULE: &str = "-A INPUT -m mark --mark 0x504f5254 -j CHAOS";
+    let bed = Bed::own_kernel(suite).with_program();
+    bed.apply().says("CHAOS").says_not("not the article's CHAOS");
+    let rules = || bed.ok("iptables -S INPUT");
+    let has_rule = || rules().matches(RULE).count() == 1;
+    assert!(has_rule(), "{}", rules());
+    bed.tool("verify").succeeds();
+    bed.tool("diff").exits(0);
+    bed.wait_until_it_listens();
+    assert!(bed.ssh_answers(OUTSIDER), "before the scan");
+    bed.scan(OUTSIDER);
+    bed.wait_until_blocked(OUTSIDER);
+    let is_refused = |when: &str| {
+        assert_eq!(bed.greetings(OUTSIDER, 40), 0, "{when}: {}", bed.firewall());
+        wait_for(bed.patience(60), "ssh to answer others", || bed.ssh_answers(GATEWAY));
+    };
+    is_refused("by CHAOS");
+    assert!(!rules().contains(OUTSIDER), "a rule of its own: {}", rules());
+    let counted = bed.ok("iptables -vnxL INPUT");
+    let packets = counted.lines().find(|line| line.contains("CHAOS")).and_then(|line| line.split_whitespace().next());
+    assert!(packets.is_some_and(|packets| packets != "0"), "CHAOS answered nobody: {counted}");
+    let pictures = |response: &str| {
+        (0..3).for_each(|_| println!("{response}: {:?} of 100 look open and closed", bed.looks(OUTSIDER)))
+    };
+    pictures("chaos");
+
+    bed.ok("iptables -F INPUT");
+    is_refused("without the rule");
+    bed.tool("verify").fails().says(RULE.trim_start_matches("-A "));
+    bed.scan(OTHER_OUTSIDER);
+    bed.wait_until_blocked(OTHER_OUTSIDER);
+    wait_for(bed.patience(60), "the rule, with the next block", has_rule);
+    bed.power_cycle();
+    wait_for(bed.patience(60), "the rule, after a boot", has_rule);
+    bed.wait_until_it_listens();
+    bed.wait_until_blocked(OUTSIDER);
+    is_refused("after a boot");
+
+    bed.set_policy("response = \"noise\"\n");
+    bed.apply();
+    assert!(!rules().contains("CHAOS"), "{}", rules());
+    bed.wait_until_it_listens();
+    pictures("noise");
+    is_refused("by noise");
+    bed.set_policy("response = \"chaos\"\nliteral = true\n");
+    bed.apply();
+    bed.wait_until_it_listens();
+    bed.scan(OTHER_OUTSIDER);
+    wait_for(bed.patience(60), "a rule of its own", || rules().contains(&format!("-s {OTHER_OUTSIDER}/32 -j CHAOS")));
+    bed.tool("undo 1 --yes").succeeds();
+    assert!(!bed.firewall().contains("CHAOS"), "{}", bed.firewall());
 }
 
 /// A VLAN, and links without frames: tunnels and PPP, between this machine and a namespace of its own.
@@ -207,9 +267,10 @@ under_emulation! {
     kernel_12, Bookworm, Package: chaos_blocks_where_the_kernel_has_it install_chaos_builds_the_module;
     kernel_13, Trixie, Package: chaos_blocks_where_the_kernel_has_it;
     kernel_14, Forky, Package: chaos_blocks_where_the_kernel_has_it;
-    embedded_kernel_11, Bullseye, Embedded: the_embedded_engine_watches the_built_in_block_works;
+    embedded_kernel_11, Bullseye, Embedded: the_embedded_engine_watches the_built_in_block_works
+        chaos_by_one_rule_and_noise_beside_it;
     embedded_kernel_12, Bookworm, Embedded: the_embedded_engine_watches the_embedded_engine_watches_every_kind_of_interface
-        the_built_in_block_works a_clock_that_jumps_makes_no_block_shorter_or_longer;
+        the_built_in_block_works chaos_by_one_rule_and_noise_beside_it a_clock_that_jumps_makes_no_block_shorter_or_longer;
     embedded_kernel_13, Trixie, Embedded: the_embedded_engine_watches the_built_in_block_works;
     embedded_kernel_14, Forky, Embedded: the_embedded_engine_watches the_built_in_block_works;
 }

@@ -139,7 +139,7 @@ debian! { Embedded in embedded_11 embedded_12 embedded_13 embedded_14 {
     containers::verify_of_nothing_is_a_failure                                 full full full full
     engine::verify_names_what_fails_beside_the_watcher                         full ci   full full
     engine::whom_safe_names_is_freed_by_apply                                  full full ci   full
-    engine::a_change_to_chaos_frees_whom_the_ledger_holds                      full ci   full no
+    engine::a_change_to_the_literal_chaos_frees_whom_the_ledger_holds                      full ci   full no
     engine::whom_readme_frees_is_free                                          full ci   full full
     files::a_full_disk_leaves_the_old_file                                     full ci   full full
     files::a_read_only_file_system_is_refused                                  full full full full
