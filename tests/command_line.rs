@@ -236,7 +236,7 @@ fn init_writes_what_is_answered_and_keeps_the_rest_of_the_policy() {
     fixture.write("/etc/harden-portsentry/policy.toml", policy);
     let mut terminal = Terminal::start(&fixture, "init", &[]);
     lan(&mut terminal);
-    terminal.type_after("What a blocked host meets", "\u{1b}[B\u{1b}[B\r");
+    terminal.type_after("What a blocked host meets", "\u{1b}[B\u{1b}[B\u{1b}[B\r");
     terminal.type_after("How long fail2ban keeps", "\u{8}\u{8}1w\r");
     terminal.type_after("Never to be blocked", &format!("{}2001:db8::1\r", "\u{8}".repeat("203.0.113.0/24".len())));
     let (text, status) = terminal.end();

@@ -84,7 +84,7 @@ pub fn ask_and_write(flags: &Flags, proposals: &[Proposal]) -> Result<()> {
 /// What policy.toml decides, as far as most will want to; each answer proposed as it is `now`.
 fn ask_policy(now: &PolicyAnswers) -> Result<PolicyAnswers> {
     let responses = [
-        (Response::Auto, "auto: CHAOS where this kernel has it, else drop"),
+        (Response::Auto, "auto: CHAOS where this kernel has it, else noise or drop"),
         (Response::Chaos, "chaos: now silence, now noise; needs a kernel module"),
         (Response::Noise, "noise: at random open, closed or silent, by nftables alone; for the embedded portsentry"),
         (Response::Drop, "drop: silence"),

@@ -250,7 +250,7 @@ impl<'a> Values<'a> {
             "" => Ok(None),
             name => Answer::of(name).map(Some).with_context(|| {
                 format!(
-                    "{}: Invalid config file entry for {key}: {name:?}; write \"drop\", \"reject\" or \"noise\"",
+                    "{}: Invalid config file entry for {key}: {name:?}; write \"drop\", \"reject\", \"noise\" or \"chaos\"",
                     self.place(key)
                 )
             }),
