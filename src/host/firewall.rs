@@ -90,17 +90,17 @@ pub fn tracks_connections(host: &Host) -> bool {
         Invocation::new(program, words).run().map(|output| output.stdout).unwrap_or_default()
     };
     let nft = listed("nft", &["--stateless", "list", "ruleset"]);
-    // Asked without need, these load modules.
-    let has_legacy = |names: &str| std::fs::read_to_string(names).is_ok_and(|names| !names.trim().is_empty());
-    let mut legacy = String::new();
-    for (names, program) in
+    // There need be no nft for rules of iptables. The legacy ones stand beside those of nft, whichever `iptables` is.
+    let mut iptables = listed("iptables-save", &[]) + &listed("ip6tables-save", &[]);
+    for (tables, program) in
         [("/proc/net/ip_tables_names", "iptables-legacy-save"), ("/proc/net/ip6_tables_names", "ip6tables-legacy-save")]
     {
-        if has_legacy(names) {
-            legacy.push_str(&listed(program, &[]));
+        // Asked without need, it loads modules.
+        if std::fs::read_to_string(tables).is_ok_and(|names| !names.trim().is_empty()) {
+            iptables += &listed(program, &[]);
         }
     }
-    needs_tracking(&without(&nft, |table| table.starts_with("harden_portsentry"))) || needs_tracking(&legacy)
+    needs_tracking(&without(&nft, |table| table.starts_with("harden_portsentry"))) || needs_tracking(&iptables)
 }
 
 /// Whether a rule of this text, nft's or of iptables-save, makes the kernel track connections.
