@@ -20,10 +20,6 @@ use regex::Regex;
 /// A port on which somebody listens, and one more.
 const OPEN: [u16; 2] = [1022, 1080];
 
-fn noise() -> String {
-    BLOCK.replace("drop", "noise")
-}
-
 /// A host that blocks `addresses`, with a service on each of [`OPEN`] that counts whom it accepts, and what it reads.
 struct Noisy {
     net: Net,
@@ -35,9 +31,13 @@ struct Noisy {
 
 impl Noisy {
     fn new(tag: &str, policy: &str, addresses: &[&str]) -> Noisy {
+        Noisy::answering(tag, "noise", policy, addresses)
+    }
+
+    fn answering(tag: &str, answer: &str, policy: &str, addresses: &[&str]) -> Noisy {
         let (net, home) = (Net::new(tag), Home::new());
         home.write("/etc/harden-portsentry/policy.toml", policy);
-        let daemon = Daemon::at_home(&net, &home, "1-1023", &noise());
+        let daemon = Daemon::at_home(&net, &home, "1-1023", &BLOCK.replace("drop", answer));
         let (accepted, read) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
         std::thread::scope(|scope| {
             let (accepted, read) = (Arc::clone(&accepted), Arc::clone(&read));
@@ -225,10 +225,49 @@ fn noise_hides_no_port_from_the_daemon() {
     }
 }
 
+/// CHAOS answers whom our sets mark, and here a rule that resets does in its place. Whom no such rule takes, because it was
+/// flushed or somebody lets all in before it, meets silence; IPv6 in any case. Nobody gets in.
+#[test]
+fn whom_chaos_does_not_take_meets_silence() {
+    let noisy = Noisy::answering("chaos", "chaos", "", &[&scanner(0), &scanner6(0)]);
+    let states = |source: &str| {
+        let ports = noisy.picture(source, "-sS", "1018-1027");
+        let mut states: Vec<String> = ports.into_values().collect();
+        states.dedup();
+        states
+    };
+    let beside = |rule: &str| {
+        let chain = "type filter hook input priority 0; policy accept;";
+        noisy.net.nft(
+            "host",
+            &format!("table ip beside\ndelete table ip beside\ntable ip beside {{ chain c {{ {chain} {rule}; }}; }}"),
+        );
+    };
+    beside("meta mark 0x504f5254 reject with tcp reset");
+    assert_eq!(states(&scanner(0)), ["closed"], "the rule answers");
+    assert_eq!(states(&scanner6(0)), ["filtered"], "there is none for IPv6");
+    assert!(noisy.picture(&scanner(1), "-sS", "1022").values().any(|state| state == "open"), "who is not blocked");
+    for rule in ["accept", "meta mark 0x504f5254 accept", "ip saddr 0.0.0.0/0 tcp dport 1022 accept"] {
+        beside(rule);
+        assert_eq!(states(&scanner(0)), ["filtered"], "{rule}");
+        for port in OPEN {
+            assert_eq!(noisy.knock(&scanner(0), HOST, port, Duration::from_millis(300)), (false, 0), "{rule}");
+        }
+    }
+    let accepted = || noisy.accepted.load(Ordering::Relaxed);
+    let before = accepted();
+    assert!(noisy.knock(CLIENT, HOST, OPEN[0], Duration::from_secs(20)).1 > 0 && accepted() == before + 1);
+}
+
 /// Connections of before, and what this host opens, go on.
 #[test]
 fn what_was_open_and_what_this_host_opens_goes_on() {
-    let noisy = Noisy::new("on", "", &[]);
+    for answer in ["noise", "chaos"] {
+        goes_on(&Noisy::answering(&format!("on-{answer}"), answer, "", &[]));
+    }
+}
+
+fn goes_on(noisy: &Noisy) {
     let to = SocketAddr::new(HOST.parse().expect("an address"), OPEN[0]);
     let mut inbound = std::thread::scope(|scope| {
         noisy.net.inside(scope, "client", move || TcpStream::connect(to).expect("a service")).join().expect("connected")
@@ -311,5 +350,5 @@ fn an_unknown_answer_is_named() {
     fs::create_dir_all(home.path("/etc/harden-portsentry")).expect("a directory");
     home.write("/etc/portsentry.conf", "BLOCK_TCP=\"1\"\nKILL_NFT=\"noisy\"\n");
     let (said, ok) = run(&net, &home, &["daemon", "-c", "/etc/portsentry.conf"]);
-    assert!(!ok && said.contains("write \"drop\", \"reject\" or \"noise\""), "{said}");
+    assert!(!ok && said.contains("write \"drop\", \"reject\", \"noise\" or \"chaos\""), "{said}");
 }
