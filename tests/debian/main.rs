@@ -79,9 +79,9 @@ debian! { Package in debian_11 debian_12 debian_13 debian_14 {
     flow::without_a_terminal_and_without_yes_apply_refuses                       no   ci   no   no
     kill::an_apply_killed_again_and_again_still_ends_and_is_undone               full ci   full full
     kill::a_kill_inside_dpkg_is_mended                                           no   ci   no   no
-    traps_access::trap_02_hosts_allow_with_host_bits_matches_nobody              ci   ci   ci   ci
+    traps_access::trap_02_hosts_allow_with_host_bits_matches_nobody              full ci   full ci
     traps_access::trap_03_the_ignore_builder_drops_forms_silently                ci   ci   ci   no
-    traps_access::trap_10_libwrap_guards_ssh_in_sshd_session                     ci   ci   ci   ci
+    traps_access::trap_10_libwrap_guards_ssh_in_sshd_session                     full full ci   ci
     traps_access::trap_17_an_ignore_line_with_leading_blanks_is_without_effect   no   ci   no   no
     traps_access::safe_addresses_scan_and_are_not_blocked                        no   no   no   ci
     traps_access::an_ignored_scan_is_seen_and_bans_nobody                        no   no   no   ci
@@ -106,7 +106,7 @@ debian! { Package in debian_11 debian_12 debian_13 debian_14 {
     traps_jail::trap_22_on_14_the_stock_jail_watches_a_file_that_nobody_writes   no   no   no   ci
     traps_service::trap_07_after_a_boot_portsentry_forgets                       ci   ci   no   ci
     traps_service::trap_19_active_proves_nothing                                 ci   ci   ci   ci
-    traps_service::trap_28_the_diff_reads_conffiles_out_of_the_cached_archive    ci   ci   ci   ci
+    traps_service::trap_28_the_diff_reads_conffiles_out_of_the_cached_archive    full ci   full ci
     traps_service::trap_23_a_deleted_conffile_comes_back                         no   ci   ci   ci
     traps_service::a_busy_dpkg_is_waited_for                                     no   ci   no   no
     traps_service::trap_08_on_13_the_article_leaves_nothing_running              no   no   ci   no
@@ -139,7 +139,7 @@ debian! { Embedded in embedded_11 embedded_12 embedded_13 embedded_14 {
     containers::verify_of_nothing_is_a_failure                                 full full full full
     engine::verify_names_what_fails_beside_the_watcher                         full ci   full full
     engine::whom_safe_names_is_freed_by_apply                                  full full ci   full
-    engine::a_change_to_the_literal_chaos_frees_whom_the_ledger_holds                      full ci   full no
+    engine::a_change_to_the_literal_chaos_frees_whom_the_ledger_holds          full ci   full no
     engine::whom_readme_frees_is_free                                          full ci   full full
     files::a_full_disk_leaves_the_old_file                                     full ci   full full
     files::a_read_only_file_system_is_refused                                  full full full full
@@ -160,7 +160,7 @@ debian! { Embedded in embedded_11 embedded_12 embedded_13 embedded_14 {
     journal::entries_have_fields                                               full ci   full full
     kill::an_apply_killed_again_and_again_still_ends_and_is_undone             full full full full
     kill::a_kill_inside_dpkg_is_mended                                         full ci   full full
-    noise::a_blocked_host_meets_noise                                          ci   full full ci
+    noise::a_blocked_host_meets_noise                                          ci   full full full
     traps_access::an_ignored_scan_is_seen_and_bans_nobody                      ci   full full full
     traps_access::trap_02_hosts_allow_with_host_bits_matches_nobody            full full full full
     traps_access::trap_03_and_17_no_ignored_address_is_dropped_silently        full full ci   full
