@@ -39,6 +39,25 @@ fn a_scanner_is_blocked_and_free_again_and_longer_blocked_when_it_comes_back() {
     );
 }
 
+/// Whoever is freed, by hand or because the time is over, and does just what he did before, is blocked again, each time.
+#[test]
+fn who_is_free_is_seen_again() {
+    let (net, home) = (Net::new("free"), Home::new());
+    home.write("/etc/harden-portsentry/policy.toml", "[block]\nfirst = \"10s\"\nterm = \"10s\"\ngrowth = 1\n");
+    let _daemon = Daemon::at_home(&net, &home, "1-1023", BLOCK);
+    let source = scanner(0);
+    for time in ["first", "second", "third", "fourth"] {
+        net.scan(&source, "11");
+        wait_until(&format!("the {time} block"), || blocked(&net).contains(&source));
+        let (said, ok) = run(&net, &home, &["unblock", &source]);
+        assert!(ok && blocked(&net).is_empty(), "{said}");
+    }
+    for time in ["fifth", "sixth", "seventh"] {
+        net.scan_until(&source, "11", &format!("the {time} block"), || blocked(&net).contains(&source));
+        wait_until("that it is over", || blocked(&net).is_empty());
+    }
+}
+
 /// What somebody blocks with a daemon is so without one, and the other way round.
 #[test]
 fn by_hand_with_a_daemon_and_without() {

@@ -282,7 +282,7 @@ pub struct BlockOptions {
     pub by: Asker,
 }
 
-/// Who asks for a block.
+/// Who asks for a block, or for its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Asker {
     Hand,
@@ -300,6 +300,9 @@ pub struct UnblockOptions {
     /// What to remember of it
     #[arg(long, value_name = "TEXT", default_value = "by hand")]
     pub why: String,
+    /// Who asks; the jail's action says so, which needs not be told of it
+    #[arg(long, hide = true, value_enum, default_value = "hand")]
+    pub by: Asker,
 }
 
 impl Common {

@@ -57,17 +57,41 @@ pub fn unblock(common: &Common, options: &UnblockOptions) -> Result<Exit> {
         None => Request::UnblockAll { why },
     };
     let answer = ask(request)?;
-    if let Answer::Freed(freed) = &answer {
-        let text = match (options.address, freed.len()) {
-            (Some(address), 0) => format!("{address} was not blocked."),
-            (Some(address), _) => format!("{address} is free."),
-            (None, 0) => "No host was blocked.".to_owned(),
-            (None, 1) => "One host is free.".to_owned(),
-            (None, count) => format!("{count} hosts are free."),
-        };
-        say(common, &answer, &text);
-    }
+    let Answer::Freed(freed) = &answer else { return Ok(Exit::Good) };
+    let unbanned = match options.by {
+        Asker::Hand => unban(options.address.map(|address| address.to_canonical()))?,
+        Asker::Fail2ban => 0,
+    };
+    let text = match (options.address, freed.len()) {
+        (Some(address), 0) => format!("{address} was not blocked."),
+        (Some(address), _) => format!("{address} is free."),
+        (None, 0) => "No host was blocked.".to_owned(),
+        (None, 1) => "One host is free.".to_owned(),
+        (None, count) => format!("{count} hosts are free."),
+    };
+    let bans = match unbanned {
+        0 => String::new(),
+        1 => " fail2ban's portsentry jail has lifted its ban.".to_owned(),
+        bans => format!(" fail2ban's portsentry jail has lifted {bans} bans."),
+    };
+    say(common, &answer, &(text + &bans));
     Ok(Exit::Good)
+}
+
+/// Has fail2ban's jail forget `address`, or everybody: how many bans that lifted. It would count a ban that is nothing any
+/// more, and not ban anew whom it takes for banned.
+fn unban(address: Option<IpAddr>) -> Result<usize> {
+    let host = Host::new(Path::new("/"))?;
+    let mut banned = host.banned();
+    banned.retain(|one| address.is_none_or(|address| *one == address));
+    if !host.unban(&banned) {
+        bail!(
+            "freed in the kernel, but fail2ban did not lift its ban; \
+             try `fail2ban-client set portsentry unbanip {}`",
+            address.map_or("--all".to_owned(), |address| address.to_string())
+        );
+    }
+    Ok(banned.len())
 }
 
 /// `blocked`.

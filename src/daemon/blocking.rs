@@ -212,10 +212,11 @@ impl Blocking {
     }
 
     /// Answers whoever asked, frees whose time is over, and looks after the clock and who is safe. Returns who is free
-    /// now.
-    pub fn attend(&mut self) -> Vec<IpAddr> {
+    /// now, and whether somebody asked for that.
+    pub fn attend(&mut self) -> (Vec<IpAddr>, bool) {
         let now = Now::read();
         let mut free = Vec::new();
+        let mut is_wanted = false;
         super::run::drain(&self.bell);
         // It fails, for the clock was set, and is heard again with the next time.
         let _ = rustix::io::read(&self.clock, &mut [0_u8; 8][..]);
@@ -226,6 +227,7 @@ impl Blocking {
             let (answer, records) = self.blocks.serve(request, now);
             if let control::Answer::Freed(freed) = &answer {
                 free.extend(freed);
+                is_wanted |= !freed.is_empty();
             }
             let then = Then::Answer(stream, Box::new(answer));
             self.keeper.keep(Entry { records, is_over: false, then });
@@ -269,7 +271,7 @@ impl Blocking {
                 self.output.say(&format!("adminalert: ERROR: {error:#}"));
             }
         }
-        free
+        (free, is_wanted)
     }
 
     /// Frees whom this guard objects to; an address may just have become this host's gateway. Returns who is free now.

@@ -48,6 +48,8 @@ const TURNS: u32 = 64;
 const PARCEL: usize = 128 << 10;
 /// How soon what could not be mended is tried again.
 const AGAIN: Duration = Duration::from_millis(50);
+/// How often blocks that are over may have the kernel hand up again what it has handed up.
+const FORGET: Duration = Duration::from_secs(10);
 /// How often it is told what the history does not show.
 const SUM_UP: Duration = Duration::from_secs(3_600);
 
@@ -103,6 +105,9 @@ struct Daemon {
     alive: Option<(Instant, Duration)>,
     /// Probes were lost, and so many bytes have been read since.
     lost: Option<usize>,
+    /// Somebody is free since the kernel's marks were emptied, which was then.
+    is_freed: bool,
+    emptied: Option<Instant>,
     /// When it was last told what the history does not show, and what had been told until then: packets that repeated
     /// others, and lines that were left out.
     summed_up: (Instant, u64, u64),
@@ -212,6 +217,8 @@ fn watch(
         // Twice as often as it has to be.
         alive: sd_notify::watchdog_enabled().map(|limit| (Instant::now(), limit / 2)),
         lost: None,
+        is_freed: false,
+        emptied: None,
         summed_up: (Instant::now(), 0, 0),
     };
     output.reopen(daemon.config.history_file.clone(), blocked_path(&daemon.config, daemon.invocation.mode));
@@ -296,10 +303,30 @@ impl Daemon {
                 self.mend()?;
             }
             if wanted && let Some(blocking) = &mut self.blocking {
-                blocking.attend().into_iter().for_each(|address| self.decider.forget_block(address));
+                let (free, at_once) = blocking.attend();
+                self.is_freed |= !free.is_empty();
+                free.into_iter().for_each(|address| self.decider.forget_block(address));
+                if at_once {
+                    self.emptied = None;
+                }
             }
+            self.see_who_is_free();
             let turn = self.take()?;
             self.count(&turn);
+        }
+    }
+
+    /// Has the kernel hand up again what it has handed up of those who are free now; one who does the same as before would
+    /// not be seen else. Not each time that a block is over: in a flood of forged sources that is always.
+    fn see_who_is_free(&mut self) {
+        let is_due = self.emptied.is_none_or(|last| last.elapsed() >= FORGET);
+        if let Source::Kernel { table, .. } = &self.source
+            && self.is_freed
+            && is_due
+        {
+            // If somebody took the table away just now, it comes back empty.
+            let _ = table.forget();
+            (self.is_freed, self.emptied) = (false, Some(Instant::now()));
         }
     }
 
@@ -335,6 +362,7 @@ impl Daemon {
         let due = self.blocking.as_ref().and_then(Blocking::due);
         let limit = due.map_or(often, |due| due.min(often));
         let limit = self.gone.as_ref().map_or(limit, |_| limit.min(AGAIN));
+        let limit = if self.is_freed { limit.min(FORGET) } else { limit };
         let limit = self.alive.map_or(limit, |(last, often)| limit.min(often.saturating_sub(last.elapsed())));
         let limit = rustix::time::Timespec {
             tv_sec: i64::try_from(limit.as_secs()).unwrap_or(i64::MAX),

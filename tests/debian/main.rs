@@ -17,6 +17,7 @@ mod journal;
 mod kernel;
 mod kill;
 mod noise;
+mod one_list;
 mod traps_access;
 mod traps_blocking;
 mod traps_jail;
@@ -161,6 +162,7 @@ debian! { Embedded in embedded_11 embedded_12 embedded_13 embedded_14 {
     kill::an_apply_killed_again_and_again_still_ends_and_is_undone             full full full full
     kill::a_kill_inside_dpkg_is_mended                                         full ci   full full
     noise::a_blocked_host_meets_noise                                          ci   full full full
+    one_list::who_is_freed_in_one_list_is_free_in_the_other                    full ci   full ci
     traps_access::an_ignored_scan_is_seen_and_bans_nobody                      ci   full full full
     traps_access::trap_02_hosts_allow_with_host_bits_matches_nobody            full full full full
     traps_access::trap_03_and_17_no_ignored_address_is_dropped_silently        full full ci   full
