@@ -17,6 +17,8 @@ use neighbourhood::home::Home;
 use neighbourhood::{CLIENT, HOST, HOST6, Net, scanner, scanner6, wait_until, waited};
 use regex::Regex;
 
+const RESOLVER: &str = "192.0.2.98";
+const GATEWAY: &str = "192.0.2.99";
 /// A port on which somebody listens, and one more.
 const OPEN: [u16; 2] = [1022, 1080];
 
@@ -37,6 +39,8 @@ impl Noisy {
     fn answering(tag: &str, answer: &str, policy: &str, addresses: &[&str]) -> Noisy {
         let (net, home) = (Net::new(tag), Home::new());
         home.write("/etc/harden-portsentry/policy.toml", policy);
+        home.write("/etc/resolv.conf", &format!("nameserver {RESOLVER}\n"));
+        net.run("host", "ip", &["route", "add", "default", "via", GATEWAY]);
         let daemon = Daemon::at_home(&net, &home, "1-1023", &BLOCK.replace("drop", answer));
         let (accepted, read) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
         std::thread::scope(|scope| {
@@ -97,19 +101,23 @@ fn echo(mut stream: TcpStream, read: &AtomicUsize) {
     }
 }
 
-fn connect(source: IpAddr, to: SocketAddr, patience: Duration) -> (bool, usize) {
+/// A connection from `source`, whose every step may take `patience`.
+fn open(source: IpAddr, to: SocketAddr, patience: Duration) -> Option<TcpStream> {
     use rustix::net::{AddressFamily, SocketType, bind, socket};
     let family = if source.is_ipv6() { AddressFamily::INET6 } else { AddressFamily::INET };
     let socket = socket(family, SocketType::STREAM, None).expect("a socket");
     bind(&socket, &SocketAddr::new(source, 0)).expect("an address of the client");
     let seconds = rustix::net::sockopt::Timeout::Send;
     rustix::net::sockopt::set_socket_timeout(&socket, seconds, Some(patience)).expect("a time");
-    if rustix::net::connect(&socket, &to).is_err() {
-        return (false, 0);
-    }
-    let mut stream = TcpStream::from(socket);
+    rustix::net::connect(&socket, &to).ok()?;
+    let stream = TcpStream::from(socket);
     stream.set_read_timeout(Some(patience)).expect("a time");
     stream.set_write_timeout(Some(patience)).expect("a time");
+    Some(stream)
+}
+
+fn connect(source: IpAddr, to: SocketAddr, patience: Duration) -> (bool, usize) {
+    let Some(mut stream) = open(source, to, patience) else { return (false, 0) };
     let _ = stream.write_all(b"anybody there?\n");
     (true, stream.read(&mut [0; 64]).unwrap_or(0))
 }
@@ -309,6 +317,66 @@ fn goes_on(noisy: &Noisy) {
         });
         assert_eq!(asks.join().expect("it asks"), 4);
     });
+}
+
+/// An attacker who forges everybody this host needs, and scans in its own name with a connection of its own open: gateway
+/// and resolver are never blocked, connections that live go on, and the scanner gets no new one.
+#[test]
+fn whom_an_attacker_forges_goes_on() {
+    for answer in ["drop", "noise", "chaos"] {
+        let noisy = Noisy::answering(&format!("forge-{answer}"), answer, "", &[]);
+        let to = SocketAddr::new(HOST.parse().expect("an address"), OPEN[0]);
+        let [attacker, admin, client] = [0, 2, 3].map(scanner);
+        let [mut idle, mut session, mut busy] = std::thread::scope(|scope| {
+            let addresses = [&attacker, &admin, &client].map(|address| address.parse().expect("an address"));
+            let opens = noisy.net.inside(scope, "client", move || {
+                addresses.map(|source| open(source, to, Duration::from_secs(20)).expect("a service"))
+            });
+            opens.join().expect("connected")
+        });
+        let talk = |stream: &mut TcpStream| {
+            let mut bytes = [0; 8];
+            stream.write_all(b"question").expect("it goes on");
+            stream.read_exact(&mut bytes).expect("an answer");
+            assert_eq!(&bytes, b"question", "{answer}");
+        };
+        [&mut idle, &mut session, &mut busy]
+            .into_iter()
+            .for_each(|stream| stream.read_exact(&mut [0; 8]).expect("a welcome"));
+        let (over, until) = std::sync::mpsc::channel::<()>();
+        let talks = std::thread::scope(|scope| {
+            let busy = scope.spawn(move || {
+                let mut talks = 0;
+                // Until the other end is dropped, by a test that fails, too.
+                while until.try_recv() == Err(std::sync::mpsc::TryRecvError::Empty) {
+                    talk(&mut busy);
+                    talks += 1;
+                }
+                talks
+            });
+            let over = over;
+            for forged in [GATEWAY, RESOLVER, &admin, &client, &attacker] {
+                noisy.net.scan(forged, "1-20");
+            }
+            for address in [&admin, &client, &attacker] {
+                wait_until(address, || blocked(&noisy.net).contains(address));
+            }
+            talk(&mut session);
+            drop(over);
+            busy.join().expect("the busy client was not cut off")
+        });
+        assert!(talks > 10, "{answer}: {talks}");
+        let blocked = blocked(&noisy.net);
+        assert!(!blocked.contains(GATEWAY) && !blocked.contains(RESOLVER), "{answer}: {blocked:?}");
+        let accepted = noisy.accepted.load(Ordering::Relaxed);
+        for _ in 0..20 {
+            let (_, bytes) = noisy.knock(&attacker, HOST, OPEN[1], Duration::from_millis(200));
+            assert_eq!(bytes, 0, "{answer}: the scanner was served");
+        }
+        talk(&mut session);
+        assert_eq!(noisy.accepted.load(Ordering::Relaxed), accepted, "{answer}: the scanner was let in");
+        drop(idle);
+    }
 }
 
 /// No amplifier: of a flood in one's name not many packets come back, none longer than what came, and little of it is ICMP.
