@@ -5,10 +5,10 @@ use std::path::Path;
 use anyhow::Result;
 
 use crate::blocks::{Answer, DENIED};
-use crate::host::{CHAOS_RULE, Generation, RuleList, iptables};
-use crate::plan::{Content, Draft, FileKind, Step, denied_address, is_block};
+use crate::host::{CHAOS_RULE, Generation, RuleList, iptables, is_block};
+use crate::plan::{Content, Draft, FileKind, Step};
 use crate::settings::{POLICY, Policy, Response};
-use crate::syntax::hosts_access::{HostsAccess, MarkedEntry};
+use crate::syntax::hosts_access::{HostsAccess, MarkedEntry, denied_address};
 use crate::syntax::portsentry_conf::PortsentryConf;
 
 use super::listening::edit_conf;

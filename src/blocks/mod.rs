@@ -13,6 +13,7 @@ mod ignore;
 mod ledger;
 mod offline;
 pub mod own_files;
+pub mod package;
 mod record;
 mod state;
 mod table;

@@ -1,14 +1,11 @@
 //! The packet filter against what daemon and lists claim.
 
-use std::net::IpAddr;
-use std::path::Path;
-
 use anyhow::Result;
 
 use crate::article::{Context, built_in, safe_networks};
 use crate::blocks;
 use crate::blocks::control::Listed;
-use crate::history;
+use crate::blocks::package::remembered;
 use crate::host::{CHAOS_RULE, CHAOS_UNIT, ChaosSupport, EMBEDDED_UNIT, Generation, RuleList};
 use crate::settings::Response;
 
@@ -207,7 +204,7 @@ fn blocked_in_kernel(context: &Context, rules: &[RuleList; 2]) -> Result<Option<
     if built_in(context).is_some() {
         return Ok(None);
     }
-    let blocked = blocked_hosts(context, generation)?;
+    let blocked = remembered(context.host, generation)?;
     let free: Vec<String> = blocked
         .iter()
         .filter(|address| rules[usize::from(address.is_ipv6())].about(**address).next().is_none())
@@ -223,65 +220,4 @@ fn blocked_in_kernel(context: &Context, rules: &[RuleList; 2]) -> Result<Option<
             format!("systemctl restart {} fail2ban", generation.units().join(" ")),
         )
     }))
-}
-
-/// The daemon's own memory: 1.2 in text, a file a mode, emptied at its start; 2.0 in binary.
-fn blocked_hosts(context: &Context, generation: Generation) -> Result<Vec<IpAddr>> {
-    let mut found = Vec::new();
-    if let Some(path) = generation.blocked_file() {
-        let bytes = context.host.read(Path::new(path))?.map(|state| state.bytes).unwrap_or_default();
-        found = binary(&bytes);
-    } else {
-        for mode in ["atcp", "audp"] {
-            let text = context.host.text(&format!("/var/lib/portsentry/portsentry.blocked.{mode}")).unwrap_or_default();
-            found.extend(text.lines().filter_map(history::address));
-        }
-    }
-    found.sort_unstable();
-    found.dedup();
-    Ok(found)
-}
-
-/// 2.0.7: the family as a native u16 (2: IPv4, 10: IPv6), then the address.
-fn binary(bytes: &[u8]) -> Vec<IpAddr> {
-    let mut found = Vec::new();
-    let mut rest = bytes;
-    while let [low, high, tail @ ..] = rest {
-        match u16::from_ne_bytes([*low, *high]) {
-            2 => match tail.split_first_chunk::<4>() {
-                Some((address, tail)) => {
-                    found.push(IpAddr::from(*address));
-                    rest = tail;
-                }
-                None => break,
-            },
-            10 => match tail.split_first_chunk::<16>() {
-                Some((address, tail)) => {
-                    found.push(IpAddr::from(*address));
-                    rest = tail;
-                }
-                None => break,
-            },
-            _ => break,
-        }
-    }
-    found
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_binary_blocked_file_is_read_and_a_torn_end_left_out() {
-        let mut bytes = Vec::new();
-        bytes.extend(2u16.to_ne_bytes());
-        bytes.extend([203, 0, 113, 9]);
-        bytes.extend(10u16.to_ne_bytes());
-        bytes.extend("fd66::9".parse::<std::net::Ipv6Addr>().unwrap().octets());
-        bytes.extend(2u16.to_ne_bytes());
-        bytes.push(1);
-        let wanted: Vec<IpAddr> = vec!["203.0.113.9".parse().unwrap(), "fd66::9".parse().unwrap()];
-        assert_eq!(binary(&bytes), wanted);
-    }
 }

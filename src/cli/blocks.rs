@@ -9,6 +9,7 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
 use crate::blocks::control::{self, Answer, Listed, Request, Wanted};
+use crate::blocks::package::{self, Freed};
 use crate::blocks::{self, Blocks, Busy, By, Guard, IgnoreList, Ledger, Now};
 use crate::daemon::{Config, Mode};
 use crate::host::{Generation, Host};
@@ -56,13 +57,16 @@ pub fn unblock(common: &Common, options: &UnblockOptions) -> Result<Exit> {
         Some(address) => Request::Unblock { address: address.to_canonical(), why },
         None => Request::UnblockAll { why },
     };
-    let answer = ask(request)?;
+    // Where nobody was ever blocked by us, there is nothing to be opened for it.
+    let answer = if is_ours()? { ask(request)? } else { Answer::Freed(Vec::new()) };
     let Answer::Freed(freed) = &answer else { return Ok(Exit::Good) };
-    let unbanned = match options.by {
-        Asker::Hand => unban(options.address.map(|address| address.to_canonical()))?,
-        Asker::Fail2ban => 0,
+    let (package, unbanned) = match options.by {
+        Asker::Hand => free_elsewhere(options.address.map(|address| address.to_canonical()))?,
+        Asker::Fail2ban => (Freed::default(), 0),
     };
     let text = match (options.address, freed.len()) {
+        (Some(address), 0) if !package.is_nothing() => format!("{address} is free: {}.", package.in_words()),
+        (None, 0) if !package.is_nothing() => format!("Everybody is free: {}.", package.in_words()),
         (Some(address), 0) => format!("{address} was not blocked."),
         (Some(address), _) => format!("{address} is free."),
         (None, 0) => "No host was blocked.".to_owned(),
@@ -78,12 +82,24 @@ pub fn unblock(common: &Common, options: &UnblockOptions) -> Result<Exit> {
     Ok(Exit::Good)
 }
 
-/// Has fail2ban's jail forget `address`, or everybody: how many bans that lifted. It would count a ban that is nothing any
-/// more, and not ban anew whom it takes for banned.
-fn unban(address: Option<IpAddr>) -> Result<usize> {
+/// Whether the ledger can have anybody.
+fn is_ours() -> Result<bool> {
+    Ok(Path::new(Generation::Embedded.conf()).exists() || blocks::is_begun()?)
+}
+
+/// Frees `address`, or everybody, of what else blocks here: what Debian's portsentry blocks by, and how many bans
+/// fail2ban's jail has lifted. It would count a ban that is nothing any more, and not ban anew whom it takes for banned.
+fn free_elsewhere(address: Option<IpAddr>) -> Result<(Freed, usize)> {
     let host = Host::new(Path::new("/"))?;
     let mut banned = host.banned();
     banned.retain(|one| address.is_none_or(|address| *one == address));
+    let embedded = Path::new(Generation::Embedded.conf()).exists();
+    let generation = if embedded { None } else { package::installed(&host)? };
+    let whom = |generation| match address {
+        Some(address) => Ok([address].into()),
+        None => package::everybody(&host, generation, &banned),
+    };
+    // Before the rest: its own rules go with it, and whoever is banned is blocked again by a ban that is brought back.
     if !host.unban(&banned) {
         bail!(
             "freed in the kernel, but fail2ban did not lift its ban; \
@@ -91,7 +107,11 @@ fn unban(address: Option<IpAddr>) -> Result<usize> {
             address.map_or("--all".to_owned(), |address| address.to_string())
         );
     }
-    Ok(banned.len())
+    let freed = match generation {
+        Some(generation) => package::free(&host, generation, &whom(generation)?)?,
+        None => Freed::default(),
+    };
+    Ok((freed, banned.len()))
 }
 
 /// `blocked`.

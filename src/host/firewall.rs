@@ -130,6 +130,13 @@ fn without(ruleset: &str, is_left_out: impl Fn(&str) -> bool) -> String {
     kept
 }
 
+/// A rule as KILL_ROUTE inserts it and `iptables -S` prints it: one source, one target, nothing else.
+pub fn is_block(rule: &str) -> bool {
+    let words: Vec<&str> = rule.split_whitespace().collect();
+    matches!(words.as_slice(), ["-A", "INPUT", "-s", _, "-j", "DROP" | "CHAOS" | "REJECT"])
+        || matches!(words.as_slice(), ["-A", "INPUT", "-s", _, "-j", "REJECT", "--reject-with", _])
+}
+
 impl RuleList {
     /// The rules of all chains of the filter table; none where the family's program is missing or IPv6 off, or in an image.
     ///
@@ -218,6 +225,13 @@ fn tried(invocation: &Invocation) -> Result<(), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_rule_with_more_conditions_is_somebody_elses() {
+        assert!(is_block("-A INPUT -s 203.0.113.9/32 -j DROP"));
+        assert!(!is_block("-A INPUT -s 203.0.113.9/32 -p tcp -j DROP"));
+        assert!(!is_block("-A FORWARD -s 203.0.113.9/32 -j DROP"));
+    }
 
     #[test]
     fn who_tracks_connections_is_seen_by_the_rules() {

@@ -29,7 +29,7 @@ pub use chaos::{CHAOS_MARK, CHAOS_RULE, ChaosSupport, kernel_release, secure_boo
 pub use commands::{CommandOutput, Detached, Invocation, start_detached, start_with_stdin};
 pub use facts::{BLOCKS_UNIT, CHAOS_UNIT, EMBEDDED_UNIT, Facts, Generation, RESPONDER_SOCKETS, Release};
 pub use files::{FileState, Link, sibling_for_writing};
-pub use firewall::{Backend, Firewall, RuleList, blocking_tables, program as iptables, tracks_connections};
+pub use firewall::{Backend, Firewall, RuleList, blocking_tables, is_block, program as iptables, tracks_connections};
 pub use kept_table::{Again, KeptTable, Text};
 pub use lock::Lock;
 pub use network::{Network, SourcedAddress};

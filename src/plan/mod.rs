@@ -14,4 +14,4 @@ pub use draft::{Content, Draft};
 pub use execute::{Event, Execution, Stopped, execute};
 pub use journal::{Journal, Record};
 pub use runs::{Run, RunState, Runs};
-pub use undo::{Edited, Undo, UndoOutcome, denied_address, is_block};
+pub use undo::{Edited, Undo, UndoOutcome};

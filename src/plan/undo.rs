@@ -11,15 +11,15 @@ use anyhow::{Context, Result, bail};
 use crate::history;
 use crate::host::{
     BLOCKS_UNIT, CHAOS_RULE, CHAOS_UNIT, EMBEDDED_UNIT, EMBEDDED_USER, Host, Packages, RESPONDER_SOCKETS, RuleList,
-    SYSUSERS, ServiceManager,
+    SYSUSERS, ServiceManager, is_block,
 };
+use crate::syntax::hosts_access::denied_address;
 
 use super::change::{FileChange, FileKind};
 use super::execute::Event;
 use super::journal::{Journal, Kept, Record};
 use super::runs::{Run, Runs};
 use entries::{added_lines, merged, with_hosts_entries_of, with_list_entries_of, without_blocks};
-pub use entries::{denied_address, is_block};
 
 /// A file that somebody edited after apply.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -140,6 +140,12 @@ fn place(lines: &[Line], choose: fn(&[Logical], usize) -> usize) -> usize {
     }
 }
 
+/// The address of a line that KILL_HOSTS_DENY writes: `ALL: ADDRESS : DENY`, brackets for IPv6.
+pub fn denied_address(line: &str) -> Option<IpAddr> {
+    let rest = line.trim().strip_prefix("ALL:")?.trim().strip_suffix("DENY")?.trim().strip_suffix(':')?.trim();
+    rest.trim_start_matches('[').trim_end_matches(']').parse().ok()
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

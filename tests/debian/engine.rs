@@ -170,18 +170,33 @@ pub fn whom_readme_frees_is_free(suite: Suite) {
     bed.wait_until_blocked(OUTSIDER);
     bed.wait_until_banned(OUTSIDER);
     wait_for(seconds(30), "ssh to be refused", || !bed.ssh_answers(OUTSIDER));
-    let first = if is_embedded() { "harden-portsentry unblock 203.0.113.9" } else { "fail2ban-client set" };
-    let lines = include_str!("../../README.md").lines().skip_while(|line| !line.trim_start().starts_with(first));
-    let commands: Vec<&str> =
-        lines.take_while(|line| !line.is_empty()).filter(|line| !line.contains("--all")).collect();
-    assert_eq!(commands.len(), if is_embedded() { 1 } else { 4 }, "{commands:?}");
-    for command in commands {
-        let command = command.replace("free at once, everywhere", "");
-        bed.ok(&command);
-    }
-    assert!(bed.ssh_answers(OUTSIDER) && !bed.firewall_names(OUTSIDER), "{}", bed.firewall());
-    assert!(!bed.ok("cat /etc/hosts.deny").contains(OUTSIDER));
+    let section = if is_embedded() { "**The embedded one** keeps" } else { "**Debian's** blocks" };
+    let lines = include_str!("../../README.md").lines().skip_while(|line| !line.starts_with(section));
+    let is_it = |line: &&str| line.trim_start().starts_with("harden-portsentry unblock 203.0.113.9");
+    let command = lines.take_while(|line| !line.starts_with("**You have")).find(is_it).expect("a command");
+    let command = command.replace("free at once, everywhere", "");
+    let is_free = || {
+        bed.ssh_answers(OUTSIDER)
+            && !bed.firewall_names(OUTSIDER)
+            && !bed.ok("cat /etc/hosts.deny; fail2ban-client status portsentry").contains(OUTSIDER)
+    };
+    bed.ok(&command);
+    assert!(is_free(), "{}", bed.firewall());
+    bed.wait_until_it_listens();
     bed.tool("verify").succeeds();
+
+    // Whoever is free and scans again is blocked again.
+    bed.scan(OUTSIDER);
+    bed.wait_until_blocked(OUTSIDER);
+    bed.wait_until_banned(OUTSIDER);
+    bed.scan(OTHER_OUTSIDER);
+    bed.wait_until_blocked(OTHER_OUTSIDER);
+    bed.wait_until_banned(OTHER_OUTSIDER);
+    bed.ok("harden-portsentry unblock --all");
+    assert!(is_free() && bed.ssh_answers(OTHER_OUTSIDER), "{}", bed.firewall());
+    bed.wait_until_it_listens();
+    bed.tool("verify").succeeds();
+    bed.tool(&format!("unblock {OUTSIDER}")).succeeds().says("was not blocked");
 }
 
 /// Whoever is blocked when policy.toml begins to name him is free as soon as that is applied, over a boot, too.

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use anyhow::Result;
 
 use crate::syntax::address_list::AddressList;
-use crate::syntax::hosts_access::HostsAccess;
+use crate::syntax::hosts_access::{HostsAccess, denied_address};
 
 /// `now` with our entries as `before` had them; gone if it was not there and nothing else stands in it.
 pub(super) fn merged(
@@ -49,12 +49,6 @@ pub(super) fn added_lines(now: &[u8], before: &[u8]) -> Vec<String> {
         .collect()
 }
 
-/// The address of a line that KILL_HOSTS_DENY writes: `ALL: ADDRESS : DENY`, brackets for IPv6.
-pub fn denied_address(line: &str) -> Option<IpAddr> {
-    let rest = line.trim().strip_prefix("ALL:")?.trim().strip_suffix("DENY")?.trim().strip_suffix(':')?.trim();
-    rest.trim_start_matches('[').trim_end_matches(']').parse().ok()
-}
-
 /// hosts.deny without the lines about `blocked` that `before` had not; gone if it was not there and nothing
 /// else stands in it.
 pub(super) fn without_blocks(now: &[u8], before: Option<&[u8]>, blocked: &BTreeSet<IpAddr>) -> Option<Vec<u8>> {
@@ -72,13 +66,6 @@ pub(super) fn without_blocks(now: &[u8], before: Option<&[u8]>, blocked: &BTreeS
         }
     }
     (before.is_some() || !kept.is_empty()).then_some(kept)
-}
-
-/// A rule as KILL_ROUTE inserts it and `iptables -S` prints it: one source, one target, nothing else.
-pub fn is_block(rule: &str) -> bool {
-    let words: Vec<&str> = rule.split_whitespace().collect();
-    matches!(words.as_slice(), ["-A", "INPUT", "-s", _, "-j", "DROP" | "CHAOS" | "REJECT"])
-        || matches!(words.as_slice(), ["-A", "INPUT", "-s", _, "-j", "REJECT", "--reject-with", _])
 }
 
 #[cfg(test)]
@@ -99,12 +86,5 @@ mod tests {
         ours.set_marked(&[crate::syntax::hosts_access::MarkedEntry::File("/var/lib/denied".to_owned())]).unwrap();
         assert_ne!(ours.to_bytes(), before);
         assert_eq!(without_blocks(&ours.to_bytes(), Some(before), &blocked).unwrap(), before);
-    }
-
-    #[test]
-    fn a_rule_with_more_conditions_is_somebody_elses() {
-        assert!(is_block("-A INPUT -s 203.0.113.9/32 -j DROP"));
-        assert!(!is_block("-A INPUT -s 203.0.113.9/32 -p tcp -j DROP"));
-        assert!(!is_block("-A FORWARD -s 203.0.113.9/32 -j DROP"));
     }
 }
