@@ -342,9 +342,14 @@ impl<'a> Undo<'a> {
                 Some(bytes) => self.host.write(&change.path, bytes, change.mode),
                 None => self.host.remove(&change.path),
             };
-            self.host.remove_leftover(&change.path);
             outcome.files += usize::from(done.is_ok());
             try_to(done, &mut outcome.problems);
+        }
+        // Of a file whose write was cut off nothing else is to be put back.
+        for (_, record) in self.records() {
+            if let Record::File { path, .. } = record {
+                self.host.remove_leftover(path);
+            }
         }
         for (ipv6, rule) in &self.rules {
             let done = self.host.delete_rule(*ipv6, rule);
