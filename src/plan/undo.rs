@@ -105,6 +105,22 @@ impl<'a> Undo<'a> {
         &self.edited
     }
 
+    /// Keeps what somebody made of the edited files, for an undo that overwrites them unasked; a sentence for each.
+    ///
+    /// # Errors
+    /// The file system refuses.
+    pub fn keep_edits(&self) -> Result<Vec<String>> {
+        let Some(run) = self.runs.first().filter(|_| !self.edited.is_empty()) else { return Ok(Vec::new()) };
+        let mut journal = Journal::open(&run.directory)?;
+        let texts = self.edited.iter().filter_map(|one| Some((one.path.display(), one.now.as_ref()?)));
+        texts
+            .map(|(path, text)| {
+                let copy = run.directory.join(journal.keep("edited", text)?);
+                Ok(format!("{path} was edited after apply; the edited one is kept as {}", copy.display()))
+            })
+            .collect()
+    }
+
     /// The packages that these runs brought and that are still there, dependencies included.
     pub fn packages(&self) -> &[String] {
         &self.packages
