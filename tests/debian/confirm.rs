@@ -77,6 +77,7 @@ pub fn what_is_confirmed_in_time_stays(suite: Suite) {
     let until: jiff::Timestamp = report["applied"]["confirm_by"].as_str().expect("a time").parse().expect("a time");
     assert!(is_armed(&bed));
     bed.tool("confirm").succeeds().says("run 1 is confirmed and stays");
+    assert!(!is_armed(&bed) && !bed.exists(UNIT), "at once, not when the time is over");
     nothing_waits(&bed);
     let applied = State::of(&bed);
     let clock = || bed.ok("date +%s").trim().parse::<i64>().expect("a number");
