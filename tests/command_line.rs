@@ -278,6 +278,124 @@ fn apply_without_a_terminal_and_without_yes_refuses() {
     same(&applied, &fixture.stamps(), "nothing is written (left: before)");
 }
 
+/// Adds records to the journal of run 1, which waits to be confirmed for an hour, or waited until some time ago.
+fn awaits(fixture: &Fixture, hours: i64) {
+    let until = jiff::Timestamp::now() + jiff::SignedDuration::from_hours(hours);
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic).tv_sec;
+    let uptime = (now + hours * 3_600).max(0) * 1_000;
+    let waits =
+        format!("{{\"record\":\"awaits-confirmation\",\"until\":\"{until}\",\"uptime\":{uptime},\"within\":3600}}\n");
+    fixture.append("/var/lib/harden-portsentry/runs/1/journal", &waits);
+}
+
+#[test]
+fn a_time_to_confirm_that_nobody_could_keep_is_mistyped() {
+    for (time, says) in [
+        ("9s", "between 10 seconds and 1 hour"),
+        ("2h", "between 10 seconds and 1 hour"),
+        ("soon", "no length of time"),
+    ] {
+        program(&["apply", "--confirm-within", time]).exits(64).says(says);
+    }
+    program(&["apply", "--confirm-within"]).exits(64);
+    program(&["apply", "--help"]).exits(0).says("--confirm-within").says("Ctrl-C");
+    program(&["confirm", "--help"]).exits(0).says("Exit status").says("too late");
+}
+
+#[test]
+fn an_image_needs_no_confirmation_and_says_so_before_it_is_changed() {
+    let fixture = Fixture::debian(12);
+    let before = fixture.stamps();
+    let refused = fixture.run(&["apply", "--yes", "--confirm-within", "60s"]).exits(1);
+    refused.says("--confirm-within is for the running system").says("leave it out");
+    fixture.run(&["confirm"]).exits(1).says("nothing waits to be confirmed").says("--confirm-within");
+    same(&before, &fixture.stamps(), "nothing is written (left: before)");
+    fixture.apply();
+    fixture.run(&["confirm"]).exits(1).says("nothing waits to be confirmed");
+    let error = fixture.run(&["confirm", "--format", "json"]).exits(1).json();
+    assert_eq!(error["command"], "confirm");
+}
+
+#[test]
+fn a_run_that_waits_is_told_everywhere_and_confirmed_once() {
+    let fixture = Fixture::debian(12);
+    fixture.apply();
+    awaits(&fixture, 1);
+    fixture.run(&["runs"]).exits(0).says("applied, waits to be confirmed until");
+    let runs = fixture.run(&["runs", "--format", "json"]).json();
+    assert_eq!((&runs["runs"][0]["state"], &runs["runs"][0]["confirmation"]), (&"applied".into(), &"awaited".into()));
+    assert!(runs["runs"][0]["confirm_by"].is_string(), "{runs}");
+    fixture.run(&["verify"]).exits(0).says("whether this stays: run 1 is taken back at");
+    fixture.run(&["verify", "--strict"]).exits(2);
+    let before = fixture.stamps();
+    fixture.run(&["apply", "--yes"]).exits(0).says("Nothing to change").says("Run 1 is not confirmed");
+    fixture
+        .run(&["apply", "--yes", "--response", "reject"])
+        .exits(1)
+        .says("run 1 waits to be confirmed")
+        .says("confirm");
+    same(&before, &fixture.stamps(), "no other apply is begun (left: before)");
+    fixture.run(&["confirm"]).exits(0).says("Run 1 is confirmed and stays");
+    fixture.run(&["confirm"]).exits(0).says("already");
+    let again = fixture.run(&["confirm", "--format", "json"]).exits(0).json();
+    assert_eq!((&again["run"], &again["already"]), (&1.into(), &true.into()));
+    fixture.run(&["verify"]).exits(0).says_not("whether this stays");
+    fixture.run(&["apply", "--yes", "--response", "reject"]).exits(0);
+}
+
+#[test]
+fn who_confirms_too_late_or_half_an_apply_is_told_so() {
+    let fixture = Fixture::debian(12);
+    fixture.apply();
+    awaits(&fixture, -1);
+    fixture.run(&["confirm"]).exits(1).says("not confirmed in time").says("too late");
+    fixture.append("/var/lib/harden-portsentry/runs/1/journal", "{\"record\":\"unconfirmed\",\"at\":\"\"}\n");
+    fixture.run(&["runs"]).exits(0).says("being taken back, for nobody confirmed it");
+    fixture.run(&["verify"]).exits(2).says("nobody confirmed run 1 in time").says("harden-portsentry undo");
+    fixture.run(&["apply", "--yes", "--response", "reject"]).exits(1).says("is not taken back yet");
+
+    let fixture = Fixture::debian(12);
+    fixture.apply();
+    let journal = "/var/lib/harden-portsentry/runs/1/journal";
+    let whole = fixture.text(journal);
+    let (half, _) = whole.split_once("{\"record\":\"finished\"").expect("it was finished");
+    fixture.write(journal, half);
+    awaits(&fixture, 1);
+    fixture.run(&["runs"]).exits(0).says("cut short, taken back at");
+    fixture.run(&["confirm"]).exits(1).says("run 1 was cut short").says("undo");
+    fixture.run(&["apply", "--yes", "--response", "reject"]).exits(1).says("run 1 was cut short");
+    let before = fixture.stamps();
+    fixture.run(&["apply", "--yes"]).exits(0).says("Run 1 is not confirmed");
+    same(&before, &fixture.stamps(), "it is not ended either, for it goes (left: before)");
+}
+
+/// What the timer starts, on a root directory, which has none: all is taken back, and an edit is kept beside the journal.
+#[test]
+fn what_nobody_confirmed_goes_with_the_edits_since_and_says_so() {
+    let fixture = Fixture::debian(12);
+    let before = fixture.tree();
+    fixture.apply();
+    let applied = fixture.stamps();
+    fixture.run(&["expire"]).exits(0);
+    let changed = fixture.stamps().into_iter().filter(|(path, stamp)| applied.get(path) != Some(stamp));
+    let changed: Vec<_> = changed.filter(|(path, _)| !path.ends_with("harden-portsentry/lock")).collect();
+    assert!(changed.is_empty(), "nobody asked for a confirmation: {changed:?}");
+    awaits(&fixture, 1);
+    fixture.append("/etc/portsentry/portsentry.conf", "# mine\n");
+    fixture.run(&["expire"]).exits(0).says("/etc/portsentry/portsentry.conf was edited after apply");
+    same(&before, &fixture.tree(), "all of it is taken back (left: before)");
+    let kept = fixture.text("/var/lib/harden-portsentry/runs/1/journal");
+    assert!(kept.contains("\"record\":\"unconfirmed\"") && kept.contains("\"record\":\"undone\""), "{kept}");
+    let edited = std::fs::read_dir(fixture.path("/var/lib/harden-portsentry/runs/1/edited")).unwrap();
+    let edited: Vec<_> = edited.map(|entry| std::fs::read_to_string(entry.unwrap().path()).unwrap()).collect();
+    assert!(edited.len() == 1 && edited[0].ends_with("# mine\n"), "{edited:?}");
+    fixture.run(&["confirm"]).exits(1).says("not confirmed in time and was taken back");
+    fixture.run(&["runs"]).exits(0).says("taken back, for nobody confirmed it");
+    fixture.run(&["expire"]).exits(0);
+    fixture.apply();
+    fixture.run(&["confirm"]).exits(1);
+}
+
 #[test]
 fn diff_is_diff_dry_run_and_writes_nothing() {
     for debian in ALL {

@@ -115,6 +115,25 @@ fn killed_anywhere_apply_finishes_and_undo_restores(make: impl Fn() -> Fixture) 
     assert!(points > 50, "only {points} points: are these still the calls that the program makes?");
 }
 
+/// Without another apply in between, which would finish what was cut off.
+#[test]
+fn undo_alone_leaves_nothing_of_a_write_that_was_cut_off() {
+    let mut points = 0;
+    for call in CALLS.iter().filter(|call| call.starts_with("rename")) {
+        for n in 1.. {
+            let fixture = Fixture::without_program(12);
+            let before = fixture.tree();
+            if !killed(&fixture, call, n) {
+                break;
+            }
+            points += 1;
+            tool(&fixture, &["undo", "--yes"]).exits(0);
+            same(&before, &fixture.tree(), &format!("killed before {call} number {n} (left: before)"));
+        }
+    }
+    assert!(points > 5, "only {points} points: are these still the calls that the program makes?");
+}
+
 #[test]
 fn on_debian_12() {
     killed_anywhere_apply_finishes_and_undo_restores(|| Fixture::without_program(12));

@@ -106,6 +106,24 @@ fn the_report_says_what_the_files_hold_before_and_after_and_what_each_step_does(
     assert_eq!(units, ["portsentry@atcp.service", "portsentry@audp.service"]);
 }
 
+/// Another run that waits to be confirmed is told by an apply that has nothing to do, and by verify.
+#[test]
+fn a_run_that_waits_to_be_confirmed_keeps_to_the_schema() {
+    let schema = Schema::read();
+    let fixture = Fixture::debian(12);
+    assert_eq!(report(&fixture, &["apply", "--yes"])["applied"]["confirm_by"], Value::Null);
+    let waits = "{\"record\":\"awaits-confirmation\",\"until\":\"2099-01-01T00:00:00Z\",\"uptime\":1,\"within\":60}\n";
+    fixture.append("/var/lib/harden-portsentry/runs/1/journal", waits);
+    let apply = report(&fixture, &["apply", "--yes"]);
+    schema.accepts(&apply);
+    assert_eq!(apply["applied"]["confirm_by"], "2099-01-01T00:00:00Z");
+    let verify = report(&fixture, &["verify"]);
+    schema.accepts(&verify);
+    let checks = verify["checks"].as_array().expect("checks");
+    assert!(checks.iter().any(|check| check["id"] == "confirmed" && check["outcome"] == "skip"), "{verify:#}");
+    schema.accepts(&report(&Fixture::debian(12), &["confirm"]));
+}
+
 #[test]
 fn a_file_that_is_not_utf_8_comes_byte_for_byte_as_latin_1() {
     let fixture = Fixture::debian(12);

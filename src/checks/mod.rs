@@ -1,6 +1,7 @@
 //! What only the running system can answer: each check in words, with what was seen and what to do.
 
 mod configuration;
+mod confirmation;
 mod daemon;
 mod jail;
 mod rules;
@@ -13,6 +14,8 @@ use serde::Serialize;
 
 use crate::article::{Context, Described};
 use crate::host::ServiceManager;
+
+pub use confirmation::confirmed;
 
 /// How a check ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]

@@ -5,33 +5,38 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, anyhow, bail};
 use dialoguer::Confirm;
 
 use crate::article::{BUILT_IGNORE_LIST, Described, HOSTS_DENY, describe, ends_blocks, leaves};
 use crate::checks::{self, Outcome};
-use crate::host::{EMBEDDED_USER, Facts, Host, Lock};
-use crate::plan::{Execution, FileChange, FileKind, Plan, RunState, Runs, UnitAction, execute};
+use crate::host::{EMBEDDED_USER, Facts, Host, Lock, ServiceManager, age, local, ssh_client};
+use crate::plan::{Execution, FileChange, FileKind, Plan, Run, RunState, Runs, Stopped, UnitAction, execute};
 use crate::report::{AppliedReport, Page, Report, ago};
 use crate::settings::Settings;
 
 use super::arguments::{ApplyOptions, Common, Format};
+use super::confirm::{demand_settled, demand_timer, taken_back_at};
 use super::progress::Progress;
 use super::session::{Session, settings};
 use super::undo::end_blocks;
-use super::{Declined, Exit, attended, print};
+use super::{Declined, Exit, attended, print, wait};
 
 pub fn run(common: &Common, options: &ApplyOptions, may_end: &AtomicBool) -> Result<Exit> {
     common.refuse_junit()?;
+    if options.confirm_within.is_some() {
+        demand_timer(&Host::new(&common.root)?)?;
+    }
     let session = Session::open(common, !options.yes && common.format == Format::Text)?;
     let described = describe(&session.host, &session.settings, &session.facts)?;
     let runs = Runs::read(&session.host)?;
     if described.plan.is_empty() {
         // A run that was killed between its last change and its last word is ended here; that is a write.
-        let unfinished = runs.last_in_force().is_some_and(|run| run.state() == RunState::Unfinished);
+        let unfinished = to_be_ended(&runs).is_some();
         let _lock = unfinished.then(|| lock(&session.host)).transpose()?;
         return nothing_to_do(common, &session, &described, &Runs::read(&session.host)?);
     }
+    demand_settled(&session.host, &runs)?;
     if common.format == Format::Text && !common.quiet {
         let mut page = Page::new();
         page.host(&described, &session.host);
@@ -41,10 +46,16 @@ pub fn run(common: &Common, options: &ApplyOptions, may_end: &AtomicBool) -> Res
         if let Some(last) = runs.0.last().filter(|run| run.state() == RunState::Unfinished) {
             page.line(format!("Run {} was cut short {}; this goes on with it.", last.number, ago(last.started())));
         }
+        if let Some(within) = options.confirm_within {
+            let within = age(within.as_secs_f64());
+            page.line(format!(
+                "All of it is taken back by itself, unless it is confirmed within {within} of being done."
+            ));
+        }
         print(page.text());
     }
     consent(common, options, &session)?;
-    let _lock = lock(&session.host)?;
+    let held = lock(&session.host)?;
     may_end.store(false, Ordering::Relaxed);
     let stop = Arc::new(AtomicBool::new(false));
     for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
@@ -56,11 +67,38 @@ pub fn run(common: &Common, options: &ApplyOptions, may_end: &AtomicBool) -> Res
     if now.plan.is_empty() {
         return nothing_to_do(common, &session, &now, &Runs::read(&session.host)?);
     }
+    demand_settled(&session.host, &Runs::read(&session.host)?)?;
     if now.plan.files() != described.plan.files() || now.plan.units() != described.plan.units() {
         bail!("this host was changed while apply was waiting; nothing was changed by this one, run it again");
     }
-    let done = carry_out(common, &session, &now, &stop)?;
-    report(common, &session, &described, done)
+    let applied = carry_out(common, options, &session, &now, &stop).and_then(|done| {
+        let run = done.run.clone();
+        Ok((run, report(common, options, &session, &described, done)?))
+    });
+    drop(held);
+    let (run, exit) = applied.map_err(|error| with_its_end(error, &session.host))?;
+    if options.confirm_within.is_some() && common.format == Format::Text && attended() {
+        return wait::for_confirmation(common, &session.host, &run, &stop, exit);
+    }
+    Ok(exit)
+}
+
+/// The error that an apply ended with, and what becomes of what it did, where somebody was to confirm that.
+fn with_its_end(error: anyhow::Error, host: &Host) -> anyhow::Error {
+    let runs = Runs::read(host).ok();
+    let Some(run) = runs.as_ref().and_then(Runs::unconfirmed) else { return error };
+    let (number, when, undo) = (run.number, taken_back_at(run), host.command_line("undo"));
+    if error.is::<Stopped>() {
+        return anyhow!(
+            "stopped between two steps, as asked; run {number} cannot be confirmed: {when}, or by `{undo}`"
+        );
+    }
+    anyhow!("{error:#}\nRun {number} is not confirmed: {when}, or by `{undo}`")
+}
+
+/// The run that was killed and that this apply ends; none that is taken back by itself.
+fn to_be_ended(runs: &Runs) -> Option<&Run> {
+    runs.last_in_force().filter(|run| run.state() == RunState::Unfinished && runs.unconfirmed().is_none())
 }
 
 fn lock(host: &Host) -> Result<Lock> {
@@ -70,7 +108,8 @@ fn lock(host: &Host) -> Result<Lock> {
 /// Second time, nothing: no write, no restart, no question.
 fn nothing_to_do(common: &Common, session: &Session, described: &Described, runs: &Runs) -> Result<Exit> {
     let mut last = runs.last_in_force().cloned();
-    if last.as_ref().is_some_and(|run| run.state() == RunState::Unfinished) {
+    let waits = runs.unconfirmed();
+    if to_be_ended(runs).is_some() {
         // Everything was done, and then the run was killed before it could say so.
         let stop = AtomicBool::new(false);
         let run = runs.next(&session.host);
@@ -78,7 +117,8 @@ fn nothing_to_do(common: &Common, session: &Session, described: &Described, runs
         last = Some(run);
     }
     if common.format == Format::Json {
-        let applied = AppliedReport { run: last.map(|run| run.number), ..AppliedReport::default() };
+        let confirm_by = waits.and_then(Run::confirm_by).map(|until| until.to_string());
+        let applied = AppliedReport { run: last.map(|run| run.number), confirm_by, ..AppliedReport::default() };
         print(&Report::new("apply", &session.host, described).applied(applied).to_json());
     } else if !common.quiet {
         let mut page = Page::new();
@@ -89,6 +129,14 @@ fn nothing_to_do(common: &Common, session: &Session, described: &Described, runs
         let when =
             last.map_or(String::new(), |run| format!(" Last apply: run {}, {}.", run.number, ago(run.started())));
         page.line(format!("Nothing to change: this host is as described.{when}"));
+        if let Some(run) = waits {
+            let confirm = session.host.command_line("confirm");
+            page.line(format!(
+                "Run {} is not confirmed: {}, unless you type: {confirm}",
+                run.number,
+                taken_back_at(run)
+            ));
+        }
         print(page.text());
     }
     Ok(Exit::Good)
@@ -115,6 +163,10 @@ fn consent(common: &Common, options: &ApplyOptions, session: &Session) -> Result
     {
         return Err(Declined.into());
     }
+    let by_ssh = session.host.is_live() && session.facts.manager == ServiceManager::Systemd && ssh_client().is_some();
+    if by_ssh && options.confirm_within.is_none() {
+        eprintln!("You are here by ssh: `apply --confirm-within 60s` takes it back by itself, should it lock you out.");
+    }
     if !Confirm::new().with_prompt("Apply this?").default(false).interact()? {
         return Err(Declined.into());
     }
@@ -123,19 +175,32 @@ fn consent(common: &Common, options: &ApplyOptions, session: &Session) -> Result
 
 /// What carrying out ended with.
 struct Done {
+    run: Run,
     facts: Facts,
     settings: Settings,
     applied: AppliedReport,
 }
 
-fn carry_out(common: &Common, session: &Session, shown: &Described, stop: &AtomicBool) -> Result<Done> {
+fn carry_out(
+    common: &Common,
+    options: &ApplyOptions,
+    session: &Session,
+    shown: &Described,
+    stop: &AtomicBool,
+) -> Result<Done> {
     let host = &session.host;
     let described = shown;
     let run = Runs::read(host)?.next(host);
     let mut applied = AppliedReport { run: Some(run.number), ..AppliedReport::default() };
     let mut progress = Progress::new(common.quiet || common.format == Format::Json);
     let mut tell = |event| progress.show(event);
+    if let Some(within) = options.confirm_within {
+        host.arm(within)?;
+    }
     let mut execution = execute(host, &run, stop, &mut tell)?;
+    if let Some(within) = options.confirm_within {
+        execution.await_confirmation(within)?;
+    }
     if let Some(program) = described.plan.program() {
         execution.program(program)?;
         applied.files = 1;
@@ -159,7 +224,7 @@ fn carry_out(common: &Common, session: &Session, shown: &Described, stop: &Atomi
     // Looked at afresh: what was confirmed just now stands in policy.toml by now.
     let facts = Facts::read(host)?;
     let settings = self::settings(host, &facts, &session.flags, false)?;
-    Ok(Done { facts, settings, applied })
+    Ok(Done { run, facts, settings, applied })
 }
 
 fn write_and_restart(
@@ -226,11 +291,25 @@ fn tell_differences(common: &Common, shown: &Plan, real: &Plan) {
     print(page.text());
 }
 
-fn report(common: &Common, session: &Session, shown: &Described, done: Done) -> Result<Exit> {
+fn report(
+    common: &Common,
+    options: &ApplyOptions,
+    session: &Session,
+    shown: &Described,
+    mut done: Done,
+) -> Result<Exit> {
     let host: &Host = &session.host;
     let described = describe(host, &done.settings, &done.facts)?;
     let found = checks::run(&described)?;
     let failed = found.iter().any(|check| check.outcome == Outcome::Fail);
+    if let Some(within) = options.confirm_within {
+        // Only now is there something to confirm: all of the time begins.
+        done.run.await_confirmation(within)?;
+        host.rearm()?;
+        done.run = done.run.read_again()?;
+    }
+    let until = done.run.confirm_by();
+    done.applied.confirm_by = until.map(|until| until.to_string());
     if common.format == Format::Json {
         print(&Report::new("apply", host, shown).applied(done.applied).checks(found).to_json());
     } else {
@@ -251,7 +330,14 @@ fn report(common: &Common, session: &Session, shown: &Described, done: Done) -> 
             page.line("");
         }
         page.checks(&found, common.quiet, false);
-        if !failed && !common.quiet {
+        if let Some(until) = until.filter(|_| !common.quiet) {
+            page.line(format!(
+                "Run {} is taken back at {}, unless you confirm it by then:",
+                done.run.number,
+                local(until)
+            ));
+            page.line(format!("  {}", host.command_line("confirm")));
+        } else if !failed && !common.quiet {
             let undo = host.command_line("undo");
             let context = &described.context;
             let runs = context.generation.is_some_and(|one| context.facts.daemons(one).next().is_some());

@@ -2,7 +2,9 @@
 
 use std::ffi::OsString;
 use std::net::IpAddr;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::{Result, bail};
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
@@ -16,7 +18,13 @@ Exit status:
    2  diff: there are changes; verify: a check fails
    3  apply: applied, but verify found something
   64  a mistyped command line
- 130  interrupted at a question; nothing was changed";
+ 130  interrupted at a question; nothing was changed, or all of it was taken back";
+
+const CONFIRM_STATUSES: &str = "\
+Exit status:
+   0  it stays
+   1  nothing waits to be confirmed, it is too late, or an error; what it is stands on stderr
+  64  a mistyped command line";
 
 const BLOCK_STATUSES: &str = "\
 Exit status:
@@ -66,6 +74,12 @@ pub enum Command {
     /// Show the same, ask once, do it, verify it
     #[command(after_help = STATUSES)]
     Apply(ApplyOptions),
+    /// Keep what `apply --confirm-within` did
+    ///
+    /// Until somebody types this, from a session that still gets in, all that such an apply did is taken back when its time
+    /// is over. Whoever comes too late reads that it was, and types apply again. It takes root.
+    #[command(after_help = CONFIRM_STATUSES)]
+    Confirm,
     /// Check the end state on the running system
     #[command(after_help = STATUSES)]
     Verify(VerifyOptions),
@@ -115,6 +129,9 @@ pub enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true, hide = true)]
         words: Vec<OsString>,
     },
+    /// Take back what nobody confirmed in time; systemd starts it
+    #[command(hide = true)]
+    Expire,
     /// Do what a watcher at standard input may not; systemd starts it
     #[command(hide = true, subcommand)]
     Responder(Responder),
@@ -234,6 +251,21 @@ pub struct ApplyOptions {
     /// Do not ask
     #[arg(short, long)]
     pub yes: bool,
+    /// Take all of it back unless somebody confirms it within this time, 10s to 1h, by Enter or by `harden-portsentry
+    /// confirm`: for whoever could lock themselves out. It is taken back also where this is killed, the connection is lost,
+    /// or the host boots; Ctrl-C takes it back at once. It takes systemd
+    #[arg(long, value_name = "TIME", value_parser = confirm_within)]
+    pub confirm_within: Option<Duration>,
+}
+
+/// No less than it takes to log in once more, no more than anybody waits.
+const CONFIRM_WITHIN: RangeInclusive<Duration> = Duration::from_secs(10)..=Duration::from_secs(3_600);
+
+fn confirm_within(text: &str) -> Result<Duration, String> {
+    let length = text.parse::<BanTime>().ok().and_then(BanTime::duration);
+    let length =
+        length.ok_or_else(|| format!("`{text}` is no length of time; write 60s, 5m, or a number of seconds"))?;
+    if CONFIRM_WITHIN.contains(&length) { Ok(length) } else { Err("not between 10 seconds and 1 hour".to_owned()) }
 }
 
 #[derive(Debug, Args)]
@@ -339,8 +371,23 @@ impl Common {
 
 #[cfg(test)]
 mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_to_confirm_is_between_ten_seconds_and_an_hour() {
+        for (text, seconds) in [("10s", 10), ("60s", 60), ("90", 90), ("5m", 300), ("1h", 3_600)] {
+            assert_eq!(confirm_within(text), Ok(Duration::from_secs(seconds)), "{text}");
+        }
+        for wrong in ["9s", "61m", "1d"] {
+            assert!(confirm_within(wrong).unwrap_err().contains("between 10 seconds and 1 hour"), "{wrong}");
+        }
+        for wrong in ["", "soon", "-5", "1.5m", "forever", "0"] {
+            assert!(confirm_within(wrong).unwrap_err().contains("no length of time"), "{wrong}");
+        }
+    }
+
     #[test]
     fn the_command_line_is_consistent() {
-        super::command().debug_assert();
+        command().debug_assert();
     }
 }

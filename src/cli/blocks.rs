@@ -6,13 +6,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
 use jiff::Timestamp;
-use jiff::tz::TimeZone;
 
 use crate::blocks::control::{self, Answer, Listed, Request, Wanted};
 use crate::blocks::package::{self, Freed};
 use crate::blocks::{self, Blocks, Busy, By, Guard, IgnoreList, Ledger, Now};
 use crate::daemon::{Config, Mode};
-use crate::host::{Generation, Host};
+use crate::host::{Generation, Host, local};
 use crate::settings::{POLICY, Policy, Response};
 use crate::syntax::Dialect;
 
@@ -290,10 +289,6 @@ fn say(common: &Common, answer: &Answer, text: &str) {
     } else if !common.quiet {
         print(&format!("{text}\n"));
     }
-}
-
-fn local(time: Timestamp) -> String {
-    time.to_zoned_datetime(TimeZone::system()).strftime("%Y-%m-%d %H:%M:%S").to_string()
 }
 
 fn table(listed: &[Listed]) -> String {

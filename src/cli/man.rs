@@ -19,6 +19,9 @@ Everything else; see docs/policy.md.
 /var/lib/harden\-portsentry/runs/
 A directory an apply, with its journal and the originals of what it changed.
 .TP
+/var/lib/harden\-portsentry/confirm/
+While an apply waits to be confirmed: the program that takes it back, for harden\-portsentry\-confirm.service.
+.TP
 /var/lib/harden\-portsentry/blocks/ledger
 Who is blocked until when, by the embedded portsentry or by hand; for `blocked` to read.
 .TP

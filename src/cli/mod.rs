@@ -3,6 +3,7 @@
 mod apply;
 mod arguments;
 mod blocks;
+mod confirm;
 mod daemon;
 mod diff;
 mod init;
@@ -12,6 +13,7 @@ mod runs;
 mod session;
 mod undo;
 mod verify;
+mod wait;
 
 use std::ffi::OsString;
 use std::io::IsTerminal;
@@ -88,6 +90,8 @@ pub fn main(words: impl IntoIterator<Item = OsString>) -> ExitCode {
     let (name, result) = match &arguments.command {
         Command::Diff(_) => ("diff", diff::run(common)),
         Command::Apply(options) => ("apply", apply::run(common, options, &may_end)),
+        Command::Confirm => ("confirm", confirm::run(common)),
+        Command::Expire => ("expire", confirm::expire(common)),
         Command::Verify(options) => ("verify", verify::run(common, options)),
         Command::Undo(options) => ("undo", undo::run(common, options, &may_end)),
         Command::Runs => ("runs", runs::run(common)),

@@ -2,8 +2,8 @@
 
 use anyhow::Result;
 
-use crate::host::Host;
-use crate::plan::{Record, Run, RunState, Runs};
+use crate::host::{Host, local};
+use crate::plan::{Confirmation, Record, Run, RunState, Runs};
 use crate::report::{Page, ago};
 
 use super::arguments::{Common, Format};
@@ -31,12 +31,21 @@ pub fn run(common: &Common) -> Result<Exit> {
     Ok(Exit::Good)
 }
 
-fn state(run: &Run) -> &'static str {
-    match run.state() {
-        RunState::Unfinished => "cut short (apply goes on with it, undo takes it back)",
-        RunState::Applied => "applied",
-        RunState::Undone => "taken back",
-    }
+fn state(run: &Run) -> String {
+    let state = match (run.state(), run.confirmation()) {
+        (RunState::Undone, Confirmation::Missed) => "taken back, for nobody confirmed it",
+        (RunState::Undone, _) => "taken back",
+        (_, Confirmation::Missed) => "being taken back, for nobody confirmed it",
+        (RunState::Applied, Confirmation::Awaited { until, .. }) => {
+            return format!("applied, waits to be confirmed until {}", local(until));
+        }
+        (RunState::Unfinished, Confirmation::Awaited { until, .. }) => {
+            return format!("cut short, taken back at {}", local(until));
+        }
+        (RunState::Unfinished, _) => "cut short (apply goes on with it, undo takes it back)",
+        (RunState::Applied, _) => "applied",
+    };
+    state.to_owned()
 }
 
 fn files(run: &Run) -> Vec<String> {
@@ -74,5 +83,20 @@ fn json(run: &Run) -> serde_json::Value {
         RunState::Applied => "applied",
         RunState::Undone => "undone",
     };
-    serde_json::json!({ "run": run.number, "started": run.started(), "state": state, "files": files(run), "installed": installed(run) })
+    let confirmation = match run.confirmation() {
+        Confirmation::Unasked => None,
+        Confirmation::Awaited { .. } if run.state() == RunState::Undone => None,
+        Confirmation::Awaited { .. } => Some("awaited"),
+        Confirmation::Given => Some("given"),
+        Confirmation::Missed => Some("missed"),
+    };
+    serde_json::json!({
+        "run": run.number,
+        "started": run.started(),
+        "state": state,
+        "confirmation": confirmation,
+        "confirm_by": run.confirm_by().map(|until| until.to_string()),
+        "files": files(run),
+        "installed": installed(run),
+    })
 }

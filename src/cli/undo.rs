@@ -44,12 +44,23 @@ pub fn run(common: &Common, options: &UndoOptions, may_end: &AtomicBool) -> Resu
         bail!("this host was changed while undo was waiting; run it again");
     }
     may_end.store(false, Ordering::Relaxed);
-    let mut progress = Progress::new(common.quiet || !text);
+    take_back(common, &host, undo, options.force, purge)
+}
+
+/// Does it, and says so. Once it is done, nothing waits any more to be confirmed.
+pub fn take_back(common: &Common, host: &Host, undo: Undo, force: bool, purge: bool) -> Result<Exit> {
+    let mut progress = Progress::new(common.quiet || common.format != Format::Text);
     let numbers = undo.numbers();
     let packages_stay = !purge && !undo.packages().is_empty();
-    let outcome = undo.carry_out(options.force, purge, end_blocks, &mut |event| progress.show(event))?;
+    let outcome = undo.carry_out(force, purge, end_blocks, &mut |event| progress.show(event))?;
     tell(common, &numbers, &outcome, packages_stay);
-    Ok(if outcome.problems.is_empty() { Exit::Good } else { Exit::Error })
+    if !outcome.problems.is_empty() {
+        return Ok(Exit::Error);
+    }
+    if Runs::read(host)?.unconfirmed().is_none() {
+        host.disarm()?;
+    }
+    Ok(Exit::Good)
 }
 
 /// Frees everybody and forgets all of them. A daemon that was told to end, and who blocks by hand just now, are waited for.

@@ -4,6 +4,7 @@ use anyhow::Result;
 
 use crate::article::describe;
 use crate::checks::{self, Check, Outcome};
+use crate::plan::Runs;
 use crate::report::{Page, Report, junit};
 
 use super::arguments::{Common, Format, VerifyOptions};
@@ -13,7 +14,8 @@ use super::{Exit, print};
 pub fn run(common: &Common, options: &VerifyOptions) -> Result<Exit> {
     let session = Session::open(common, false)?;
     let described = describe(&session.host, &session.settings, &session.facts)?;
-    let found = checks::run(&described)?;
+    let mut found = checks::run(&described)?;
+    found.extend(checks::confirmed(&Runs::read(&session.host)?));
     match common.format {
         Format::Json => print(&Report::new("verify", &session.host, &described).checks(found.clone()).to_json()),
         Format::Junit => print(&junit(&found)?),

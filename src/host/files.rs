@@ -217,10 +217,10 @@ impl Host {
         }
         let outside = self.outside(&link.path);
         let doing = || format!("cannot link {} to {}", link.path.display(), link.target.display());
-        if let Some(directory) = outside.parent() {
-            fs::create_dir_all(directory).map_err(explain).with_context(doing)?;
-        }
-        std::os::unix::fs::symlink(&link.target, &outside).map_err(explain).with_context(doing)
+        let directory = outside.parent().context("it has no directory").with_context(doing)?;
+        fs::create_dir_all(directory).map_err(explain).with_context(doing)?;
+        std::os::unix::fs::symlink(&link.target, &outside).map_err(explain).with_context(doing)?;
+        sync_directory(directory).with_context(doing)
     }
 
     /// Removes `directory` if it is there and empty.

@@ -6,6 +6,7 @@ mod age;
 mod bans;
 mod chaos;
 mod commands;
+mod deadline;
 mod dpkg_archive;
 mod facts;
 mod files;
@@ -24,9 +25,10 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
-pub use age::age;
+pub use age::{age, local};
 pub use chaos::{CHAOS_MARK, CHAOS_RULE, ChaosSupport, kernel_release, secure_boot};
 pub use commands::{CommandOutput, Detached, Invocation, start_detached, start_with_stdin};
+pub use deadline::uptime;
 pub use facts::{BLOCKS_UNIT, CHAOS_UNIT, EMBEDDED_UNIT, Facts, Generation, RESPONDER_SOCKETS, Release};
 pub use files::{FileState, Link, sibling_for_writing};
 pub use firewall::{Backend, Firewall, RuleList, blocking_tables, is_block, program as iptables, tracks_connections};

@@ -3,12 +3,14 @@
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 
 use crate::host::{Facts, Host, Packages, RuleList, Simulation, no_such_package};
 
 use super::change::{FileChange, FileKind, PackageChange, Plan, ProgramChange, UnitAction, UnitChange};
+use super::confirmation::awaiting;
 use super::journal::{Journal, Kept, Record};
 use super::runs::Run;
 
@@ -76,6 +78,15 @@ pub fn execute<'a>(
 }
 
 impl Execution<'_> {
+    /// Notes that somebody has to confirm this run `within` that time. Before the first change, so that nothing is changed
+    /// that would not be taken back.
+    ///
+    /// # Errors
+    /// The journal cannot be written.
+    pub fn await_confirmation(&mut self, within: Duration) -> Result<()> {
+        self.journal.add(&awaiting(within))
+    }
+
     /// Puts this program where it stays.
     ///
     /// # Errors

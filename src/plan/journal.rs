@@ -51,6 +51,18 @@ pub enum Record {
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         new_directories: Vec<PathBuf>,
     },
+    /// It is to be confirmed by then, else it is taken back; the last of these counts.
+    AwaitsConfirmation {
+        until: jiff::Timestamp,
+        /// The same by the clock that nobody sets, in milliseconds since the boot.
+        uptime: u64,
+        /// In seconds.
+        within: u64,
+    },
+    /// Somebody confirmed it.
+    Confirmed { at: String },
+    /// Nobody did in time, and it is about to be taken back.
+    Unconfirmed { at: String },
     /// The run came to its end.
     Finished { at: String },
     /// It was taken back.
@@ -118,7 +130,7 @@ impl Journal {
             .with_context(|| format!("cannot write the journal in {}; free some space there", self.directory.display()))
     }
 
-    /// Keeps a copy of `bytes` as `before/N` or `after/N` and returns that name.
+    /// Keeps a copy of `bytes` as `before/N`, `after/N` or `edited/N` and returns that name.
     ///
     /// # Errors
     /// The file system refuses.
@@ -127,6 +139,7 @@ impl Journal {
         let name = format!("{when}/{:04}", self.copies);
         let path = self.directory.join(&name);
         let doing = || format!("cannot keep a copy in {}; free some space there", self.directory.display());
+        fs::create_dir_all(self.directory.join(when)).with_context(doing)?;
         let mut file =
             OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&path).with_context(doing)?;
         file.write_all(bytes).and_then(|()| file.sync_all()).with_context(doing)?;
@@ -200,11 +213,14 @@ mod tests {
             "{\"record\":\"history\",\"path\":\"/var/lib/portsentry/portsentry.history\",\"length\":0}\n",
             "{\"record\":\"file\",\"path\":\"/etc/x\",\"kind\":\"address-list\",\"before\":{\"copy\":\"before/0001\",\"mode\":420,\"uid\":0,\"gid\":0},\"after\":\"after/0002\"}\n",
             "{\"record\":\"unit\",\"unit\":\"fail2ban.service\",\"enabled\":\"enabled\",\"active\":true}\n",
+            "{\"record\":\"awaits-confirmation\",\"until\":\"2026-11-24T00:02:00Z\",\"uptime\":1000,\"within\":60}\n",
             "{\"record\":\"finished\",\"at\":\"2026-11-24T00:01:00Z\"}\n",
+            "{\"record\":\"confirmed\",\"at\":\"2026-11-24T00:01:30Z\"}\n",
+            "{\"record\":\"unconfirmed\",\"at\":\"2026-11-24T00:02:00Z\"}\n",
             "{\"record\":\"undone\",\"at\":\"2026-11-24T00:02:00Z\"}\n",
         );
         fs::write(directory.path().join("journal"), text).unwrap();
-        assert_eq!(read(directory.path()).unwrap().len(), 8);
+        assert_eq!(read(directory.path()).unwrap().len(), 11);
     }
 
     #[test]

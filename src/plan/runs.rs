@@ -6,6 +6,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::host::Host;
 
+use super::confirmation::Confirmation;
 use super::journal::{self, Record};
 
 const DIRECTORY: &str = "/var/lib/harden-portsentry/runs";
@@ -67,6 +68,14 @@ impl Runs {
         self.0.iter().rev().find(|run| run.state() != RunState::Undone)
     }
 
+    /// The run that somebody has to confirm, or that nobody did and that is not yet taken back.
+    pub fn unconfirmed(&self) -> Option<&Run> {
+        self.0.iter().rev().find(|run| {
+            let open = matches!(run.confirmation(), Confirmation::Awaited { .. } | Confirmation::Missed);
+            open && run.state() != RunState::Undone
+        })
+    }
+
     /// The runs to take back so that the machine is as before `number` (or before the last): newest first.
     ///
     /// # Errors
@@ -98,6 +107,14 @@ impl Run {
         } else {
             RunState::Unfinished
         }
+    }
+
+    /// The same run, with what its journal says by now.
+    ///
+    /// # Errors
+    /// The journal cannot be read.
+    pub fn read_again(&self) -> Result<Run> {
+        Ok(Run { records: journal::read(&self.directory)?, ..self.clone() })
     }
 
     /// When it started, as written in its journal (RFC 3339).

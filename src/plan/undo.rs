@@ -106,6 +106,22 @@ impl<'a> Undo<'a> {
         &self.edited
     }
 
+    /// Keeps what somebody made of the edited files, for an undo that overwrites them unasked; a sentence for each.
+    ///
+    /// # Errors
+    /// The file system refuses.
+    pub fn keep_edits(&self) -> Result<Vec<String>> {
+        let Some(run) = self.runs.first().filter(|_| !self.edited.is_empty()) else { return Ok(Vec::new()) };
+        let mut journal = Journal::open(&run.directory)?;
+        let texts = self.edited.iter().filter_map(|one| Some((one.path.display(), one.now.as_ref()?)));
+        texts
+            .map(|(path, text)| {
+                let copy = run.directory.join(journal.keep("edited", text)?);
+                Ok(format!("{path} was edited after apply; the edited one is kept as {}", copy.display()))
+            })
+            .collect()
+    }
+
     /// The packages that these runs brought and that are still there, dependencies included.
     pub fn packages(&self) -> &[String] {
         &self.packages
@@ -343,9 +359,14 @@ impl<'a> Undo<'a> {
                 Some(bytes) => self.host.write(&change.path, bytes, change.mode),
                 None => self.host.remove(&change.path),
             };
-            self.host.remove_leftover(&change.path);
             outcome.files += usize::from(done.is_ok());
             try_to(done, &mut outcome.problems);
+        }
+        // Of a file whose write was cut off nothing else is to be put back.
+        for (_, record) in self.records() {
+            if let Record::File { path, .. } = record {
+                self.host.remove_leftover(path);
+            }
         }
         for (ipv6, rule) in &self.rules {
             let done = self.host.delete_rule(*ipv6, rule);

@@ -136,6 +136,8 @@ pub struct AppliedReport {
     pub installed: Vec<String>,
     pub files: usize,
     pub services: Vec<String>,
+    /// Until when it is to be confirmed; RFC 3339, UTC.
+    pub confirm_by: Option<String>,
 }
 
 impl Report {

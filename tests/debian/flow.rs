@@ -100,11 +100,11 @@ fn nothing_is_left(bed: &Bed) {
     assert_eq!(bed.run(&format!("ls -d {} 2>/dev/null", places.replace('\n', " "))).stdout, "", "left behind");
 }
 
-fn etc(bed: &Bed) -> Tree {
+pub fn etc(bed: &Bed) -> Tree {
     bed.tree("/etc").without(NOISE).without(&ACCOUNTS_BEFORE)
 }
 
-fn manual_packages(bed: &Bed) -> Vec<String> {
+pub fn manual_packages(bed: &Bed) -> Vec<String> {
     bed.ok("apt-mark showmanual").lines().map(str::to_owned).collect()
 }
 

@@ -8,6 +8,7 @@ mod article;
 mod attacker;
 mod bed;
 mod cage;
+mod confirm;
 mod containers;
 mod engine;
 mod files;
@@ -56,6 +57,15 @@ macro_rules! test {
 }
 
 debian! { Package in debian_11 debian_12 debian_13 debian_14 {
+    confirm::what_is_confirmed_in_time_stays                                     full ci   full ci
+    confirm::while_it_waits_nothing_is_applied_and_undo_ends_it                  full ci   full full
+    confirm::what_nobody_confirms_is_taken_back                                  full ci   full ci
+    confirm::an_apply_that_takes_longer_has_all_of_the_time_afterwards           full ci   full full
+    confirm::an_apply_that_was_killed_is_taken_back                              full ci   full ci
+    confirm::a_lost_connection_takes_it_back                                     full ci   full ci
+    confirm::a_boot_within_the_time_takes_it_back                                full ci   full ci
+    confirm::at_a_terminal_enter_keeps_it_and_ctrl_c_takes_it_back               full ci   full full
+    confirm::without_systemd_it_is_refused                                       no   ci   no   no
     containers::trap_25_without_systemd                                          ci   ci   ci   ci
     containers::trap_25_where_nothing_may_start_services                         no   ci   ci   ci
     containers::trap_26_without_net_admin_there_is_no_rule                       no   ci   ci   ci
@@ -133,6 +143,13 @@ debian! { Embedded in embedded_11 embedded_12 embedded_13 embedded_14 {
     cage::the_watcher_may_do_little_and_the_responder_what_the_configuration_says ci   full full ci
     cage::connect_mode_in_the_cage_has_its_low_ports                           full ci   full full
     cage::a_watcher_that_hangs_is_started_anew                                 full full ci   full
+    confirm::what_is_confirmed_in_time_stays                                   full full full full
+    confirm::while_it_waits_nothing_is_applied_and_undo_ends_it                full full full full
+    confirm::what_nobody_confirms_is_taken_back                                full ci   full full
+    confirm::an_apply_that_was_killed_is_taken_back                            full full full full
+    confirm::a_lost_connection_takes_it_back                                   full full full full
+    confirm::a_boot_within_the_time_takes_it_back                              full full full ci
+    confirm::at_a_terminal_enter_keeps_it_and_ctrl_c_takes_it_back             full full full full
     containers::trap_25_without_systemd                                        full full full full
     containers::trap_25_without_systemd_the_embedded_one_is_started_by_hand    full ci   full full
     containers::trap_25_where_nothing_may_start_services                       full full full ci
