@@ -42,8 +42,8 @@ pub fn step(context: &Context, draft: &mut Draft) -> Result<Step> {
     }
     if built_in == Some(Answer::Noise) {
         step.info(
-            "noise switches connection tracking on for all packets of this host, if nothing did so yet; docs/response.md says \
-             what a scanner sees of it, and what it costs",
+            "noise switches connection tracking on for all packets of this host, if nothing did so yet, and ends connections that \
+             were open before it where the other end is blocked; docs/response.md says what a scanner sees, and what it costs",
         );
     }
     hosts_deny(built_in, draft, &mut step)?;
@@ -182,7 +182,8 @@ fn warn_of_older_blocks(context: &Context, draft: &Draft, step: &mut Step) -> Re
             ));
         }
     }
-    for ipv6 in [false, true].into_iter().filter(|_| !has("KILL_ROUTE")) {
+    let route = conf.get("KILL_ROUTE", own.dialect()).filter(|command| !command.contains(CHAOS_RULE));
+    for ipv6 in [false, true].into_iter().filter(|_| route.is_none()) {
         let rules = RuleList::read(context.host, ipv6).text();
         let rules: Vec<String> =
             rules.lines().filter(|rule| is_block(rule)).map(|rule| rule.replacen("-A ", "-D ", 1)).collect();

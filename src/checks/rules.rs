@@ -6,7 +6,7 @@ use crate::article::{Context, built_in, safe_networks};
 use crate::blocks;
 use crate::blocks::control::Listed;
 use crate::blocks::package::remembered;
-use crate::host::{CHAOS_RULE, CHAOS_UNIT, ChaosSupport, EMBEDDED_UNIT, Generation, RuleList};
+use crate::host::{CHAOS_RULE, CHAOS_UNIT, ChaosSupport, EMBEDDED_UNIT, Generation, RuleList, ServiceManager};
 use crate::settings::Response;
 
 use super::{APPLY, Check};
@@ -164,11 +164,14 @@ fn chaos_answers(context: &Context) -> Check {
         Ok(rules) if rules.contains(&format!("-A {CHAOS_RULE}")) => {
             Check::ok(id, "one rule has CHAOS answer whoever is blocked (IPv4)")
         }
+        Ok(_) if context.facts.manager == ServiceManager::Sysv => {
+            Check::skip(id, "whether CHAOS answers: without systemd its rule comes with the first block")
+        }
         Ok(_) => Check::fail(
             id,
             "blocked hosts meet silence, not CHAOS",
             format!("iptables has no rule `{CHAOS_RULE}`; something flushed it"),
-            format!("systemctl restart {CHAOS_UNIT}; without systemd the next block brings it back"),
+            format!("systemctl restart {CHAOS_UNIT}; or wait: the next block brings it back"),
         ),
         Err(error) => Check::skip(id, format!("whether CHAOS answers: {error:#}")),
     }

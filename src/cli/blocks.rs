@@ -21,6 +21,9 @@ use super::{Exit, print};
 /// A daemon that starts holds the lock for a while before it can be asked, and so does whoever blocks just now.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// What was done before fail2ban was asked.
+const FREED_ALREADY: &str = "free in the kernel, but its ban is not lifted; try it again";
+
 /// `block ADDRESS`.
 pub fn block(common: &Common, options: &BlockOptions) -> Result<Exit> {
     live(common)?;
@@ -90,7 +93,7 @@ fn is_ours() -> Result<bool> {
 /// fail2ban's jail has lifted. It would count a ban that is nothing any more, and not ban anew whom it takes for banned.
 fn free_elsewhere(address: Option<IpAddr>) -> Result<(Freed, usize)> {
     let host = Host::new(Path::new("/"))?;
-    let mut banned = host.banned();
+    let mut banned = host.banned().context(FREED_ALREADY)?;
     banned.retain(|one| address.is_none_or(|address| *one == address));
     let embedded = Path::new(Generation::Embedded.conf()).exists();
     let generation = if embedded { None } else { package::installed(&host)? };
@@ -99,13 +102,7 @@ fn free_elsewhere(address: Option<IpAddr>) -> Result<(Freed, usize)> {
         None => package::everybody(&host, generation, &banned),
     };
     // Before the rest: its own rules go with it, and whoever is banned is blocked again by a ban that is brought back.
-    if !host.unban(&banned) {
-        bail!(
-            "freed in the kernel, but fail2ban did not lift its ban; \
-             try `fail2ban-client set portsentry unbanip {}`",
-            address.map_or("--all".to_owned(), |address| address.to_string())
-        );
-    }
+    host.unban(&banned).context(FREED_ALREADY)?;
     let freed = match generation {
         Some(generation) => package::free(&host, generation, &whom(generation)?)?,
         None => Freed::default(),

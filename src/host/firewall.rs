@@ -100,7 +100,13 @@ pub fn tracks_connections(host: &Host) -> bool {
             iptables += &listed(program, &[]);
         }
     }
-    needs_tracking(&without(&nft, |table| table.starts_with("harden_portsentry"))) || needs_tracking(&iptables)
+    let rules = without(&nft, |table| table.starts_with("harden_portsentry")) + &iptables;
+    needs_tracking(&rules) && !spares_tracking(&rules)
+}
+
+/// Whether a rule takes some packets out of it: what belongs to what cannot be told by it then.
+fn spares_tracking(rules: &str) -> bool {
+    rules.to_ascii_lowercase().contains("notrack")
 }
 
 /// Whether a rule of this text, nft's or of iptables-save, makes the kernel track connections.
@@ -177,6 +183,11 @@ impl RuleList {
         self.0.iter().any(|one| one == rule)
     }
 
+    /// How often it is.
+    pub fn count(&self, rule: &str) -> usize {
+        self.0.iter().filter(|one| *one == rule).count()
+    }
+
     /// As text, a rule a line.
     pub fn text(&self) -> String {
         self.0.join("\n")
@@ -235,6 +246,9 @@ mod tests {
 
     #[test]
     fn who_tracks_connections_is_seen_by_the_rules() {
+        for rules in ["-A PREROUTING -j CT --notrack", "\t\tudp dport 53 notrack", "-A PREROUTING -j NOTRACK"] {
+            assert!(spares_tracking(rules), "{rules}");
+        }
         for rules in [
             "\t\tct state established,related accept",
             "\t\toifname \"eth0\" masquerade",

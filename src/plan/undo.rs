@@ -374,8 +374,10 @@ impl<'a> Undo<'a> {
             try_to(done, &mut outcome.problems);
         }
         // Where no unit put it there, a command did.
-        if live && self.complete && RuleList::read(self.host, false).contains(&format!("-A {CHAOS_RULE}")) {
-            let done = self.host.delete_rule(false, &format!("-A {CHAOS_RULE}"));
+        let chaos = format!("-A {CHAOS_RULE}");
+        let copies = if live && self.complete { RuleList::read(self.host, false).count(&chaos) } else { 0 };
+        for _ in 0..copies {
+            let done = self.host.delete_rule(false, &chaos);
             outcome.rules += usize::from(done.is_ok());
             try_to(done, &mut outcome.problems);
         }
