@@ -99,7 +99,7 @@ pub fn describe<'a>(host: &'a Host, settings: &'a Settings, facts: &'a Facts) ->
         Some(version) => Some(Generation::of(version)?),
         None => embedded.then_some(Generation::Embedded),
     };
-    let chosen = chosen.with_engine(host, generation)?;
+    let chosen = chosen.with_engine(host, settings, generation)?;
     let mut draft = Draft::new(host, offer.pristine.clone());
     let context = Context { host, facts, settings, generation, version, chosen, offer };
     let mut steps = vec![variables::step(&context, &mut draft)?, install::step(&context)?];

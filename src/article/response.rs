@@ -4,7 +4,7 @@ use anyhow::{Result, anyhow, bail};
 
 use crate::blocks::{Answer, Terms, ruleset};
 use crate::host::{ChaosSupport, Facts, Generation, Host, secure_boot, tracks_connections};
-use crate::settings::{Response, Settings};
+use crate::settings::{Policy, Response, Settings};
 
 /// Brings the kernel module that the article's KILL_ROUTE needs.
 pub const CHAOS_PACKAGE: &str = "xtables-addons-dkms";
@@ -57,9 +57,10 @@ impl Chosen {
     ///
     /// # Errors
     /// Noise was asked for, and there is none here.
-    pub fn with_engine(self, host: &Host, generation: Option<Generation>) -> Result<Chosen> {
+    pub fn with_engine(self, host: &Host, settings: &Settings, generation: Option<Generation>) -> Result<Chosen> {
+        let terms = Policy::read(&settings.policy_path)?.block;
         let is_embedded = generation == Some(Generation::Embedded);
-        if self.fallback.is_some() && is_embedded && tracks_connections(host) && noise_works(host).is_ok() {
+        if self.fallback.is_some() && is_embedded && tracks_connections(host) && noise_works(host, &terms).is_ok() {
             return Ok(Chosen { response: Response::Noise, ..self });
         }
         if self.response != Response::Noise {
@@ -71,7 +72,7 @@ impl Chosen {
                  one answer. Use --engine embedded with it, or --response drop"
             );
         }
-        noise_works(host).map_err(|said| {
+        noise_works(host, &terms).map_err(|said| {
             anyhow!("--response noise cannot work here: this kernel, or its nft, does not take the table: {said}\nUse --response drop")
         })?;
         Ok(self)
@@ -84,10 +85,10 @@ impl Chosen {
 }
 
 /// Whether the kernel takes the table. Where there is no nft yet it comes with apply, and verify asks again.
-fn noise_works(host: &Host) -> Result<(), String> {
+fn noise_works(host: &Host, terms: &Terms) -> Result<(), String> {
     if !host.is_live() || !host.exists("/usr/sbin/nft") {
         return Ok(());
     }
-    let text = ruleset(&Terms::default(), Answer::Noise, &[]).map_err(|error| format!("{error:#}"))?;
+    let text = ruleset(terms, Answer::Noise, &[]).map_err(|error| format!("{error:#}"))?;
     host.try_ruleset(&text)
 }
