@@ -60,7 +60,7 @@ struct Ruleset<'a> {
     reject: bool,
     noise: bool,
     chaos: bool,
-    mark: u32,
+    mark: &'a str,
     /// The same noise for the same source and port, by this number.
     stable: bool,
     seed: &'a str,

@@ -6,7 +6,7 @@ use super::Host;
 use super::commands::Invocation;
 
 /// What packets of blocked hosts are marked with for CHAOS.
-pub const CHAOS_MARK: u32 = 0x504f_5254;
+pub const CHAOS_MARK: &str = "0x504f5254";
 /// The rule for all of them, as `iptables -S` prints it behind `-A`.
 pub const CHAOS_RULE: &str = "INPUT -m mark --mark 0x504f5254 -j CHAOS";
 
