@@ -61,10 +61,10 @@ debian! { Package in debian_11 debian_12 debian_13 debian_14 {
     confirm::while_it_waits_nothing_is_applied_and_undo_ends_it                  full ci   full full
     confirm::what_nobody_confirms_is_taken_back                                  full ci   full full
     confirm::an_apply_that_takes_longer_has_all_of_the_time_afterwards           full full full full
-    confirm::an_apply_that_was_killed_is_taken_back                              full ci   full full
+    confirm::an_apply_that_was_killed_is_taken_back                              full full full full
     confirm::a_lost_connection_takes_it_back                                     full full full ci
     confirm::a_boot_within_the_time_takes_it_back                                full ci   full full
-    confirm::at_a_terminal_enter_keeps_it_and_ctrl_c_takes_it_back               full full full ci
+    confirm::at_a_terminal_enter_keeps_it_and_ctrl_c_takes_it_back               full full full full
     confirm::without_systemd_it_is_refused                                       no   ci   no   no
     containers::trap_25_without_systemd                                          full ci   full ci
     containers::trap_25_where_nothing_may_start_services                         no   ci   ci   ci
@@ -88,7 +88,7 @@ debian! { Package in debian_11 debian_12 debian_13 debian_14 {
     flow::undo_does_not_overwrite_later_edits                                    no   ci   no   no
     flow::undo_takes_exactly_our_entries                                         no   ci   full ci
     flow::without_a_terminal_and_without_yes_apply_refuses                       no   ci   no   no
-    kill::an_apply_killed_again_and_again_still_ends_and_is_undone               full ci   full full
+    kill::an_apply_killed_again_and_again_still_ends_and_is_undone               full full full full
     kill::a_kill_inside_dpkg_is_mended                                           no   ci   no   no
     traps_access::trap_02_hosts_allow_with_host_bits_matches_nobody              full ci   full ci
     traps_access::trap_03_the_ignore_builder_drops_forms_silently                ci   ci   ci   no
@@ -123,7 +123,7 @@ debian! { Package in debian_11 debian_12 debian_13 debian_14 {
     traps_service::trap_08_on_13_the_article_leaves_nothing_running              no   no   ci   no
     traps_service::trap_12_a_daemon_that_refuses_its_configuration_is_not_active no   no   no   ci
     traps_service::trap_19_active_without_its_socket_is_blind                    no   no   no   ci
-    upgrade::trap_24_upgraded_from_12_to_13                                      no   ci   no   no
+    upgrade::trap_24_upgraded_from_12_to_13                                      no   full no   no
     upgrade::trap_12_upgraded_from_13_to_14                                      no   no   ci   no
 } }
 
