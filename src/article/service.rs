@@ -5,7 +5,7 @@ use anyhow::Result;
 use crate::blocks::Answer;
 use crate::host::{
     BLOCKS_UNIT, CHAOS_RULE, CHAOS_UNIT, EMBEDDED_UNIT, Facts, Generation, Process, RESPONDER_SOCKETS, RuleList,
-    ServiceManager, UnitState, hears_nothing,
+    ServiceManager, UnitState, hears_nothing, iptables,
 };
 use crate::plan::{Draft, Step, UnitAction};
 
@@ -112,6 +112,14 @@ fn others(context: &Context, generation: Generation, step: &mut Step) {
             if built_in(context) != Some(Answer::Chaos) {
                 let why = "CHAOS answers nobody any more";
                 turn_off(context, CHAOS_UNIT, why, why, step);
+                // A block put it there, and the unit that would take it away does not run.
+                let runs = state_of(context, CHAOS_UNIT).active == "active";
+                if !runs && RuleList::read(context.host, false).contains(&format!("-A {CHAOS_RULE}")) {
+                    let iptables = iptables(false);
+                    step.warn(format!(
+                        "the firewall has a rule of CHAOS, to which nothing comes any more: {iptables} -D {CHAOS_RULE}"
+                    ));
+                }
             }
         }
     }
