@@ -2,7 +2,7 @@
 
 use anyhow::{Result, anyhow, bail};
 
-use crate::blocks::{Answer, Terms, ruleset};
+use crate::blocks::{Answer, ruleset};
 use crate::host::{ChaosSupport, Facts, Generation, Host, secure_boot, tracks_connections};
 use crate::settings::{Policy, Response, Settings};
 
@@ -58,9 +58,8 @@ impl Chosen {
     /// # Errors
     /// Noise was asked for, and there is none here.
     pub fn with_engine(self, host: &Host, settings: &Settings, generation: Option<Generation>) -> Result<Chosen> {
-        let terms = Policy::read(&settings.policy_path)?.block;
         let is_embedded = generation == Some(Generation::Embedded);
-        if self.fallback.is_some() && is_embedded && tracks_connections(host) && noise_works(host, &terms).is_ok() {
+        if self.fallback.is_some() && is_embedded && tracks_connections(host) && noise_works(host, settings).is_ok() {
             return Ok(Chosen { response: Response::Noise, ..self });
         }
         if self.response != Response::Noise {
@@ -72,7 +71,7 @@ impl Chosen {
                  one answer. Use --engine embedded with it, or --response drop"
             );
         }
-        noise_works(host, &terms).map_err(|said| {
+        noise_works(host, settings).map_err(|said| {
             anyhow!("--response noise cannot work here: this kernel, or its nft, does not take the table: {said}\nUse --response drop")
         })?;
         Ok(self)
@@ -85,10 +84,10 @@ impl Chosen {
 }
 
 /// Whether the kernel takes the table. Where there is no nft yet it comes with apply, and verify asks again.
-fn noise_works(host: &Host, terms: &Terms) -> Result<(), String> {
+fn noise_works(host: &Host, settings: &Settings) -> Result<(), String> {
     if !host.is_live() || !host.exists("/usr/sbin/nft") {
         return Ok(());
     }
-    let text = ruleset(terms, Answer::Noise, &[]).map_err(|error| format!("{error:#}"))?;
-    host.try_ruleset(&text)
+    let text = Policy::read(&settings.policy_path).and_then(|policy| ruleset(&policy.block, Answer::Noise, &[]));
+    host.try_ruleset(&text.map_err(|error| format!("{error:#}"))?)
 }

@@ -114,7 +114,7 @@ fn others(context: &Context, generation: Generation, step: &mut Step) {
                 turn_off(context, CHAOS_UNIT, why, why, step);
                 // A block put it there, and the unit that would take it away does not run.
                 let runs = state_of(context, CHAOS_UNIT).active == "active";
-                if !runs && RuleList::read(context.host, false).contains(&format!("-A {CHAOS_RULE}")) {
+                if !runs && RuleList::read(context.host, false).chaos_rules() > 0 {
                     let iptables = iptables(false);
                     step.warn(format!(
                         "the firewall has a rule of CHAOS, to which nothing comes any more: {iptables} -D {CHAOS_RULE}"
@@ -146,7 +146,7 @@ fn turn_on_chaos(context: &Context, step: &mut Step) {
     if state.enabled != "enabled" {
         step.unit(CHAOS_UNIT, UnitAction::Enable, "started at boot");
     }
-    let has_rule = || RuleList::read(context.host, false).contains(&format!("-A {CHAOS_RULE}"));
+    let has_rule = || RuleList::read(context.host, false).chaos_rules() > 0;
     let may_start = matches!(context.facts.manager, ServiceManager::Systemd);
     if may_start && (state.active != "active" || !has_rule()) {
         step.unit(CHAOS_UNIT, UnitAction::Restart, "one rule of CHAOS answers whoever is blocked");

@@ -84,9 +84,13 @@ pub fn unblock(common: &Common, options: &UnblockOptions) -> Result<Exit> {
     Ok(Exit::Good)
 }
 
+fn has_embedded() -> bool {
+    Path::new(Generation::Embedded.conf()).exists()
+}
+
 /// Whether the ledger can have anybody.
 fn is_ours() -> Result<bool> {
-    Ok(Path::new(Generation::Embedded.conf()).exists() || blocks::is_begun()?)
+    Ok(has_embedded() || blocks::is_begun()?)
 }
 
 /// Frees `address`, or everybody, of what else blocks here: what Debian's portsentry blocks by, and how many bans
@@ -95,8 +99,7 @@ fn free_elsewhere(address: Option<IpAddr>) -> Result<(Freed, usize)> {
     let host = Host::new(Path::new("/"))?;
     let mut banned = host.banned().context(FREED_ALREADY)?;
     banned.retain(|one| address.is_none_or(|address| *one == address));
-    let embedded = Path::new(Generation::Embedded.conf()).exists();
-    let generation = if embedded { None } else { package::installed(&host)? };
+    let generation = if has_embedded() { None } else { package::installed(&host)? };
     let whom = |generation| match address {
         Some(address) => Ok([address].into()),
         None => package::everybody(&host, generation, &banned),

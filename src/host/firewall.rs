@@ -6,6 +6,7 @@ use std::sync::LazyLock;
 use regex::Regex;
 
 use super::Host;
+use super::chaos::CHAOS_RULE;
 use super::commands::Invocation;
 
 /// Which kernel interface `iptables` speaks to.
@@ -183,9 +184,9 @@ impl RuleList {
         self.0.iter().any(|one| one == rule)
     }
 
-    /// How often it is.
-    pub fn count(&self, rule: &str) -> usize {
-        self.0.iter().filter(|one| *one == rule).count()
+    /// How often [`CHAOS_RULE`] is among them.
+    pub fn chaos_rules(&self) -> usize {
+        self.0.iter().filter(|rule| rule.strip_prefix("-A ") == Some(CHAOS_RULE)).count()
     }
 
     /// As text, a rule a line.

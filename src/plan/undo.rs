@@ -374,10 +374,9 @@ impl<'a> Undo<'a> {
             try_to(done, &mut outcome.problems);
         }
         // Where no unit put it there, a command did.
-        let chaos = format!("-A {CHAOS_RULE}");
-        let copies = if live && self.complete { RuleList::read(self.host, false).count(&chaos) } else { 0 };
+        let copies = if live && self.complete { RuleList::read(self.host, false).chaos_rules() } else { 0 };
         for _ in 0..copies {
-            let done = self.host.delete_rule(false, &chaos);
+            let done = self.host.delete_rule(false, &format!("-A {CHAOS_RULE}"));
             outcome.rules += usize::from(done.is_ok());
             try_to(done, &mut outcome.problems);
         }

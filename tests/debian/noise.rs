@@ -5,10 +5,14 @@ use std::collections::BTreeSet;
 use crate::bed::{Bed, HOST, OTHER_OUTSIDER, OUTSIDER, Suite, seconds, wait_for};
 
 impl Bed {
+    /// What nmap makes of a hundred ports, in XML.
+    fn picture(&self, source: &str) -> String {
+        self.attack(&format!("nmap -sS -Pn -n -T4 --max-retries 1 -p 1-100 -oX - -S {source} -e wire {HOST}")).stdout
+    }
+
     /// How many of a hundred ports look open to that source, and how many closed; only that of ssh is open.
     pub fn looks(&self, source: &str) -> (usize, usize) {
-        let scan = format!("nmap -sS -Pn -n -T4 --max-retries 1 -p 1-100 -oX - -S {source} -e wire {HOST}");
-        let seen = self.attack(&scan).stdout;
+        let seen = self.picture(source);
         let many = |state: &str| {
             let rest = seen.split(&format!("<extraports state=\"{state}\" count=\"")).nth(1);
             let rest = rest.and_then(|rest| rest.split('"').next()?.parse().ok()).unwrap_or(0);
@@ -19,8 +23,7 @@ impl Bed {
 
     /// Which of these look open.
     fn open_ports(&self, source: &str) -> BTreeSet<String> {
-        let scan = format!("nmap -sS -Pn -n -T4 --max-retries 1 -p 1-100 -oX - -S {source} -e wire {HOST}");
-        let seen = self.attack(&scan).stdout;
+        let seen = self.picture(source);
         let ports = seen.split("portid=\"").skip(1).filter(|port| port.contains("<state state=\"open\""));
         ports.filter_map(|port| port.split('"').next()).map(str::to_owned).collect()
     }
