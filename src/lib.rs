@@ -8,9 +8,9 @@
 //! | 6 | [`report`] | the same result as text, diff, JSON, JUnit |
 //! | 5 | [`checks`] | what only the running system can answer |
 //! | 4 | [`article`] | the end state, a file a section, compared with the host |
+//! | 3 | [`plan`] | changes as data; executed with a journal; taken back |
 //! | 3 | [`daemon`] | the embedded portsentry: which packets, whose, and what is done about them |
 //! | 3 | [`blocks`] | who is blocked until when: a ledger, the kernel's sets, hosts.deny; who never is |
-//! | 3 | [`plan`] | changes as data; executed with a journal; taken back |
 //! | 3 | [`settings`] | where each value comes from and which one wins |
 //! | 2 | [`host`] | files, commands, packages, units, facts: all that touches the machine |
 //! | 1 | [`kernel`] | addresses, routes, packets that a rule hands up, by netlink |

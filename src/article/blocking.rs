@@ -1,10 +1,12 @@
 //! Step 4: blocking on, by firewall and TCP wrappers.
 
+use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::path::Path;
 
 use anyhow::Result;
 
-use crate::blocks::{Answer, DENIED};
+use crate::blocks::{Answer, DENIED, control, package};
 use crate::host::{CHAOS_RULE, Generation, RuleList, iptables, is_block};
 use crate::plan::{Content, Draft, FileKind, Step};
 use crate::settings::{POLICY, Policy, Response};
@@ -12,7 +14,7 @@ use crate::syntax::hosts_access::{HostsAccess, MarkedEntry, denied_address};
 use crate::syntax::portsentry_conf::PortsentryConf;
 
 use super::listening::edit_conf;
-use super::{Context, HOSTS_DENY, in_file, sections};
+use super::{Context, HOSTS_DENY, in_file, moving, sections, variables};
 
 /// Makes /run/portsentry, and empties it at each start, since the daemon then knows of no rule.
 const DROP_IN: &str = "/etc/systemd/system/portsentry.service.d/harden-portsentry.conf";
@@ -34,10 +36,10 @@ pub fn step(context: &Context, draft: &mut Draft) -> Result<Step> {
     }
     let Some(generation) = context.generation else { return Ok(step) };
     let built_in = built_in(context);
-    if generation == Generation::Embedded && built_in.is_none() {
+    if built_in.is_none() {
         step.warn(
-            "`literal = true`: the embedded portsentry blocks as Debian's does, by a rule of CHAOS a host: without terms, ledger \
-             and guard, until the next boot, and each rule costs every packet",
+            "`literal = true`: portsentry blocks by a rule of CHAOS a host: without terms, ledger and guard, until the next \
+             boot, and each rule costs every packet",
         );
     }
     if built_in == Some(Answer::Noise) {
@@ -46,8 +48,8 @@ pub fn step(context: &Context, draft: &mut Draft) -> Result<Step> {
              were open before it where the other end is blocked; docs/response.md says what a scanner sees, and what it costs",
         );
     }
-    hosts_deny(built_in, draft, &mut step)?;
-    let (kill_route, kill_hosts_deny) = kill_commands(context, generation);
+    let older = moving::older_blocks(context)?;
+    hosts_deny(built_in, &older, draft, &mut step)?;
     edit_conf(generation, draft, &mut step, "block what scans", |conf| {
         let resolve = if context.settings.resolve_host.value { "1" } else { "0" };
         let mut wanted = vec![
@@ -57,28 +59,27 @@ pub fn step(context: &Context, draft: &mut Draft) -> Result<Step> {
             ("IGNORE_FILE", generation.daemons_ignore_list().to_owned()),
             ("HISTORY_FILE", generation.history().to_owned()),
         ];
-        if let Some(answer) = built_in {
-            wanted.push(("KILL_NFT", answer.name().to_owned()));
-            // What an earlier apply wrote; commands of others stay beside it.
-            let dialect = generation.dialect();
-            let route = conf.get("KILL_ROUTE", dialect).unwrap_or_default();
-            let is_ours = route.contains(INSERTS) || route.contains(CHAOS_RULE);
-            match answer {
-                Answer::Chaos if is_ours || route.is_empty() => wanted.push(("KILL_ROUTE", chaos_command())),
-                _ if is_ours => conf.comment_out("KILL_ROUTE"),
-                _ => {}
+        let blocked_file = generation.blocked_file().map(|path| ("BLOCKED_FILE", path.to_owned()));
+        match built_in {
+            Some(answer) if generation == Generation::Embedded => wanted.extend(by_itself(conf, answer)),
+            Some(_) => {
+                wanted.push(("KILL_ROUTE", block_command(context)));
+                wanted.extend(blocked_file);
+                // Whom this names is let in by no other line of the file; one of somebody's own stays.
+                if conf.get("KILL_HOSTS_DENY", generation.dialect()).is_some_and(|line| denies_for_ever(&line)) {
+                    conf.comment_out("KILL_HOSTS_DENY");
+                }
             }
-            if conf.get("BLOCKED_FILE", dialect).as_deref() == generation.blocked_file() {
-                conf.comment_out("BLOCKED_FILE");
+            None => {
+                let (kill_route, kill_hosts_deny) = kill_commands(context, generation);
+                conf.comment_out("KILL_NFT");
+                wanted.push(("KILL_ROUTE", kill_route));
+                match kill_hosts_deny {
+                    Some(line) => wanted.push(("KILL_HOSTS_DENY", line)),
+                    None => conf.comment_out("KILL_HOSTS_DENY"),
+                }
+                wanted.extend(blocked_file);
             }
-        } else {
-            conf.comment_out("KILL_NFT");
-            wanted.push(("KILL_ROUTE", kill_route));
-            match kill_hosts_deny {
-                Some(line) => wanted.push(("KILL_HOSTS_DENY", line)),
-                None => conf.comment_out("KILL_HOSTS_DENY"),
-            }
-            wanted.extend(generation.blocked_file().map(|path| ("BLOCKED_FILE", path.to_owned())));
         }
         for (key, value) in wanted {
             let only = conf.all(key).len() == 1;
@@ -90,8 +91,9 @@ pub fn step(context: &Context, draft: &mut Draft) -> Result<Step> {
     })?;
     if built_in.is_some() {
         warn_of_other_terms(context, &mut step)?;
-        warn_of_older_blocks(context, draft, &mut step)?;
+        warn_of_other_blocks(context, &older, draft, &mut step)?;
     }
+    moving::plan(context, older, &mut step);
     let path = Path::new(DROP_IN);
     match generation {
         Generation::OneProcess => step.file(draft.put(
@@ -111,10 +113,39 @@ pub fn step(context: &Context, draft: &mut Draft) -> Result<Step> {
 /// What our own commands have in common.
 const INSERTS: &str = " -w -I INPUT -s $TARGET$ -j ";
 
-/// What the embedded portsentry answers by itself, where it is to.
+/// What the embedded portsentry is to have, which blocks by itself. Commands of others stay beside it.
+fn by_itself(conf: &mut PortsentryConf, answer: Answer) -> Vec<(&'static str, String)> {
+    let own = Generation::Embedded;
+    let mut wanted = vec![("KILL_NFT", answer.name().to_owned())];
+    let route = conf.get("KILL_ROUTE", own.dialect()).unwrap_or_default();
+    // What an earlier apply wrote.
+    let is_ours = route.contains(INSERTS) || route.contains(CHAOS_RULE);
+    match answer {
+        Answer::Chaos if is_ours || route.is_empty() => wanted.push(("KILL_ROUTE", chaos_command())),
+        _ if is_ours => conf.comment_out("KILL_ROUTE"),
+        _ => {}
+    }
+    if conf.get("BLOCKED_FILE", own.dialect()).as_deref() == own.blocked_file() {
+        conf.comment_out("BLOCKED_FILE");
+    }
+    wanted
+}
+
+/// By which Debian's portsentry hands over whom it caught. What it puts in are an address and a number.
+fn block_command(context: &Context) -> String {
+    format!("{} {}", variables::place(context), control::KILL_ROUTE)
+}
+
+/// Whether a line for hosts.deny, as KILL_HOSTS_DENY has it, shuts its target out and nothing else, which a block that ends
+/// must not: Debian's own, or what an earlier apply wrote.
+fn denies_for_ever(line: &str) -> bool {
+    line.replace(['[', ']'], "").split(':').map(str::trim).eq(["ALL", "$TARGET$", "DENY"])
+        || line.split(':').map(str::trim).eq(["ALL", "$TARGET$"])
+}
+
+/// What whoever is blocked meets by our own sets; `None` where each block is a rule of iptables, as in the article.
 pub fn built_in(context: &Context) -> Option<Answer> {
     match context.chosen.response {
-        _ if context.generation != Some(Generation::Embedded) => None,
         Response::Chaos if context.settings.literal.value => None,
         Response::Chaos => Some(Answer::Chaos),
         Response::Reject => Some(Answer::Reject),
@@ -129,15 +160,19 @@ pub fn chaos_command() -> String {
     format!("{iptables} -w -C {CHAOS_RULE} 2>/dev/null || {iptables} -w -I {CHAOS_RULE}")
 }
 
-/// One line of ours, which names the file of those who are blocked; or none.
-fn hosts_deny(built_in: Option<Answer>, draft: &mut Draft, step: &mut Step) -> Result<()> {
+/// One line of ours, which names the file of those who are blocked; or none. The lines of those who come into the ledger go.
+fn hosts_deny(built_in: Option<Answer>, older: &BTreeSet<IpAddr>, draft: &mut Draft, step: &mut Step) -> Result<()> {
     let path = Path::new(HOSTS_DENY);
     let bytes = match draft.content(path)? {
         Content::Bytes(bytes) => bytes,
         Content::Absent => Vec::new(),
         Content::Unknown => return Ok(()),
     };
-    let mut document = HostsAccess::parse(&bytes);
+    let stays = |line: &&[u8]| {
+        denied_address(String::from_utf8_lossy(line).trim_end()).is_none_or(|address| !older.contains(&address))
+    };
+    let kept: Vec<&[u8]> = bytes.split_inclusive(|&byte| byte == b'\n').filter(stays).collect();
+    let mut document = HostsAccess::parse(&kept.concat());
     let entries: Vec<MarkedEntry> = built_in.iter().map(|_| MarkedEntry::File(DENIED.to_owned())).collect();
     document.set_marked(&entries).map_err(|error| in_file(HOSTS_DENY, error))?;
     let new = document.to_bytes();
@@ -160,14 +195,14 @@ fn warn_of_other_terms(context: &Context, step: &mut Step) -> Result<()> {
     Ok(())
 }
 
-/// Warns of hosts that another portsentry blocked before, by rules and lines of which the ledger knows nothing. Whoever has
-/// such commands in the configuration gets them on purpose.
-fn warn_of_older_blocks(context: &Context, draft: &Draft, step: &mut Step) -> Result<()> {
+/// Warns of hosts that others shut out in the form in which Debian's portsentry does it, and no portsentry's files know of.
+/// Whoever has such commands in the configuration gets them on purpose.
+fn warn_of_other_blocks(context: &Context, older: &BTreeSet<IpAddr>, draft: &Draft, step: &mut Step) -> Result<()> {
     let text = |path: &str| match draft.content(Path::new(path)) {
         Ok(Content::Bytes(bytes)) => bytes,
         _ => Vec::new(),
     };
-    let own = Generation::Embedded;
+    let own = context.generation.unwrap_or(Generation::Embedded);
     let conf = PortsentryConf::parse(&text(own.conf())).map_err(|error| in_file(own.conf(), error))?;
     let has = |key: &str| conf.get(key, own.dialect()).is_some();
     if !has("KILL_HOSTS_DENY") {
@@ -176,22 +211,25 @@ fn warn_of_older_blocks(context: &Context, draft: &Draft, step: &mut Step) -> Re
             denied.lines().filter_map(denied_address).map(|address| address.to_string()).collect();
         if !denied.is_empty() {
             step.warn(format!(
-                "{HOSTS_DENY} has lines as Debian's portsentry writes them, of which `harden-portsentry unblock` knows nothing; \
+                "{HOSTS_DENY} has lines as Debian's portsentry writes them, and none of its files says that it did; \
                  they shut out for ever whom they name, until you remove them: {}",
                 some_of(&denied)
             ));
         }
     }
-    let route = conf.get("KILL_ROUTE", own.dialect()).filter(|command| !command.contains(CHAOS_RULE));
-    for ipv6 in [false, true].into_iter().filter(|_| route.is_none()) {
-        let rules = RuleList::read(context.host, ipv6).text();
-        let rules: Vec<String> =
-            rules.lines().filter(|rule| is_block(rule)).map(|rule| rule.replacen("-A ", "-D ", 1)).collect();
-        if !rules.is_empty() {
+    let route = conf.get("KILL_ROUTE", own.dialect());
+    let is_ours = |command: &str| command.contains(CHAOS_RULE) || command.contains(control::KILL_ROUTE);
+    for ipv6 in [false, true].into_iter().filter(|_| route.as_deref().is_none_or(is_ours)) {
+        let moved = |rule: &str| package::source(rule).is_some_and(|address| older.contains(&address));
+        let text = RuleList::read(context.host, ipv6).text();
+        let others = text.lines().filter(|rule| is_block(rule) && !moved(rule));
+        let others: Vec<String> =
+            others.map(|rule| format!("{} {}", iptables(ipv6), rule.replacen("-A ", "-D ", 1))).collect();
+        if !others.is_empty() {
             step.warn(format!(
-                "the firewall has rules as Debian's portsentry makes them, of which `harden-portsentry unblock` knows nothing; \
+                "the firewall has rules as Debian's portsentry makes them, and none of its files says that it did; \
                  a boot ends them, and each of these does: {}",
-                some_of(&rules.iter().map(|rule| format!("{} {rule}", iptables(ipv6))).collect::<Vec<_>>())
+                some_of(&others)
             ));
         }
     }

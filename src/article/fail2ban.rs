@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::path::Path;
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use askama::Template;
 use ipnet::IpNet;
 
@@ -11,7 +11,7 @@ use crate::host::{EMBEDDED_USER, Generation, SYSUSERS, ServiceManager};
 use crate::plan::{Change, Content, Draft, FileKind, Step};
 use crate::syntax::ini::Ini;
 
-use super::{Context, built_in, remove_ours, safe_networks, sections, variables};
+use super::{Context, OURS, built_in, filled, remove_ours, safe_networks, sections, variables};
 
 pub const JAIL: &str = "/etc/fail2ban/jail.d/portsentry.conf";
 const FILTER: &str = "/etc/fail2ban/filter.d/harden-portsentry.conf";
@@ -35,6 +35,8 @@ struct Jail<'a> {
     built_in: bool,
     blocktype: &'a str,
     blocktype6: &'a str,
+    /// An action of fail2ban's own, and the protocols that it is to cut off.
+    banaction: Option<(&'a str, &'a str)>,
 }
 
 #[derive(Template)]
@@ -80,20 +82,26 @@ pub fn step(context: &Context, draft: &mut Draft) -> Result<Step> {
     };
     let history = generation.history();
     let text = jail(context, draft, history)?;
+    if context.settings.banaction.is_some() {
+        remove_ours(draft, ACTION, "policy.toml names another action", &mut step)?;
+    }
     let mut put = |path: &str, text: &str, why: &str| -> Result<()> {
         step.file(draft.put(Path::new(path), text.as_bytes(), 0o644, FileKind::Whole, why)?);
         Ok(())
     };
     let built_in = built_in(context).is_some();
-    if built_in {
-        let text = filled(&EmbeddedAction { program: variables::place(context) })?;
-        put(ACTION, &text, "a ban asks for a block, so that one list says who is blocked")?;
-    } else {
-        put(
+    match built_in {
+        // fail2ban brings its file.
+        _ if context.settings.banaction.is_some() => {}
+        true => {
+            let text = filled(&EmbeddedAction { program: variables::place(context) })?;
+            put(ACTION, &text, "a ban asks for a block, so that one list says who is blocked")?;
+        }
+        false => put(
             ACTION,
             include_str!("../../templates/fail2ban-action.conf"),
             "a ban that answers as KILL_ROUTE does, for every protocol and family",
-        )?;
+        )?,
     }
     let filter = filled(&Filter { blocked_alone: built_in })?;
     put(FILTER, &filter, "reads portsentry's history, of 1.2 and of 2.0")?;
@@ -122,6 +130,7 @@ pub fn step(context: &Context, draft: &mut Draft) -> Result<Step> {
     if is_made_here && draft.content(Path::new(history))? == Content::Absent {
         step.file(draft.put(Path::new(history), b"", 0o644, FileKind::Log, "fail2ban does not start without it")?);
     }
+    warn_of_action(context, draft, &mut step)?;
     sshd_jail(context, draft, &mut step)?;
     for path in jail_files(draft) {
         if let Content::Bytes(bytes) = draft.content(Path::new(&path))?
@@ -143,6 +152,16 @@ fn every_file() -> Vec<String> {
     all
 }
 
+/// The action that policy.toml names, and all protocols as its fail2ban takes them: up to 0.11 the word goes into a rule as it
+/// is, from 1.0 on a list makes a rule each (trap 20).
+fn stock_action<'a>(context: &'a Context) -> Option<(&'a str, &'a str)> {
+    let action = context.settings.banaction.as_ref()?;
+    let installed = context.facts.packages.get("fail2ban").map(|package| package.version.as_str());
+    let comes = context.offer.candidates.iter().find(|one| one.name == "fail2ban").map(|one| one.version.as_str());
+    let is_old = installed.or(comes).is_some_and(|version| version.starts_with("0."));
+    Some((&action.value, if is_old { "all" } else { "tcp,udp" }))
+}
+
 fn jail(context: &Context, draft: &Draft, history: &str) -> Result<String> {
     let mut safe = vec!["127.0.0.0/8".to_owned(), "::1".to_owned()];
     safe.extend(safe_networks(context).iter().map(|one| one.network.to_string()));
@@ -155,8 +174,15 @@ fn jail(context: &Context, draft: &Draft, history: &str) -> Result<String> {
         }
     }
     let bantime = context.settings.bantime.value.for_fail2ban();
-    // Lines older than a ban need no ban any more.
-    let findtime = if bantime == "-1" { "86400" } else { &bantime };
+    let wishes = built_in(context).is_some() && context.settings.banaction.is_none();
+    let findtime = match bantime.as_str() {
+        // What an older line says is in the ledger, or somebody has freed it since; fail2ban reads the history again where it
+        // does not know how far it had read, and would hold for banned who is free.
+        _ if wishes => "30",
+        "-1" => "86400",
+        // Lines older than a ban need no ban any more.
+        bantime => bantime,
+    };
     filled(&Jail {
         history,
         findtime,
@@ -165,16 +191,11 @@ fn jail(context: &Context, draft: &Draft, history: &str) -> Result<String> {
         built_in: built_in(context).is_some(),
         blocktype: context.chosen.target(false),
         blocktype6: context.chosen.target(true),
+        banaction: stock_action(context),
     })
 }
 
 /// The text of a template; askama drops the last newline.
-fn filled(template: &impl Template) -> Result<String> {
-    let mut text = template.render().context("cannot fill a template")?;
-    text.push('\n');
-    Ok(text)
-}
-
 /// On a minimal Debian 11 or 12 the stock sshd jail has no log, and fail2ban does not start at all (trap 6). It gets the
 /// journal; where there is none, it is turned off until there is a log.
 fn sshd_jail(context: &Context, draft: &mut Draft, step: &mut Step) -> Result<()> {
@@ -253,6 +274,30 @@ fn setting(draft: &Draft, section: &str, key: &str, except: &[&str]) -> Result<O
         }
     }
     Ok(value)
+}
+
+/// Warns of an action that is not there: fail2ban does not start with it.
+fn warn_of_action(context: &Context, draft: &Draft, step: &mut Step) -> Result<()> {
+    let Some(action) = &context.settings.banaction else { return Ok(()) };
+    let files = [".conf", ".local"].map(|end| format!("/etc/fail2ban/action.d/{}{end}", action.value));
+    let mut is_known_absent = true;
+    for file in &files {
+        is_known_absent &= draft.content(Path::new(file))? == Content::Absent;
+    }
+    if is_known_absent {
+        step.warn(format!("{}: there is no {}; fail2ban does not start with such a jail", action.origin, files[0]));
+    } else {
+        step.info(format!(
+            "bans are fail2ban's own, by {}: beside the blocks, with an answer of their own, for {}",
+            action.value, context.settings.bantime.value
+        ));
+    }
+    Ok(())
+}
+
+/// Whether the jail is one of an earlier apply whose bans are rules of its own.
+pub fn bans_by_itself(context: &Context) -> bool {
+    context.host.text(ACTION).is_some_and(|text| text.as_bytes().starts_with(OURS)) && !context.host.bans_are_wishes()
 }
 
 /// What fail2ban reads at its start, of ours.

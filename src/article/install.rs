@@ -161,10 +161,12 @@ impl Offer {
 }
 
 fn wanted(engine: Engine, settings: &Settings, facts: &Facts) -> Vec<String> {
-    // The built-in one picks its packets, and blocks, with tables of nftables.
-    let watches = if engine == Engine::Embedded { "nftables" } else { "portsentry" };
-    let mut wanted = vec![watches.to_owned()];
-    if needs_iptables(engine, settings, facts) {
+    // Whoever is blocked is so by a table of nftables, and the built-in portsentry picks its packets by another.
+    let mut wanted = vec!["nftables".to_owned()];
+    if engine == Engine::Package {
+        wanted.insert(0, "portsentry".to_owned());
+    }
+    if needs_iptables(settings, facts) {
         wanted.push("iptables".to_owned());
     }
     if settings.fail2ban.value {
@@ -181,10 +183,10 @@ fn wanted(engine: Engine, settings: &Settings, facts: &Facts) -> Vec<String> {
     wanted
 }
 
-/// Whether anything that is set up calls iptables: Debian's portsentry, CHAOS, stock jails of fail2ban.
-pub fn needs_iptables(engine: Engine, settings: &Settings, facts: &Facts) -> bool {
+/// Whether anything that is set up calls iptables: CHAOS, stock jails of fail2ban.
+pub fn needs_iptables(settings: &Settings, facts: &Facts) -> bool {
     let answers_with_it = || Chosen::of(settings, facts).is_ok_and(|chosen| chosen.response == Response::Chaos);
-    engine != Engine::Embedded || settings.fail2ban.value || answers_with_it()
+    settings.fail2ban.value || answers_with_it()
 }
 
 /// dpkg's list of a package's conffiles, those that somebody deleted: 1.2 dies without them and its unit

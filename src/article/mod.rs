@@ -7,7 +7,9 @@ mod blocking;
 mod embedded;
 mod fail2ban;
 mod install;
+mod keeping;
 mod listening;
+mod moving;
 mod response;
 mod safe_addresses;
 mod service;
@@ -15,15 +17,17 @@ mod variables;
 
 use std::path::Path;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
+use askama::Template;
 
 use crate::host::{Facts, Generation, Host, Process};
 use crate::plan::{Content, Draft, Plan, Step};
 use crate::settings::{Engine, Settings};
 
 pub use blocking::built_in;
-pub use embedded::{ends_blocks, leaves};
+pub use embedded::leaves;
 pub use install::{Fallback, Offer, needs_iptables};
+pub use keeping::{ends_blocks, units as keeping_units};
 pub use response::{CHAOS_PACKAGE, Chosen};
 pub use safe_addresses::{Safe, allowed_networks, safe_networks};
 pub use service::{by_hand, runs_as_wanted};
@@ -42,7 +46,7 @@ pub mod sections {
 pub const BUILT_IGNORE_LIST: &str = "/etc/portsentry/portsentry.ignore";
 /// TCP wrappers' files.
 pub const HOSTS_ALLOW: &str = "/etc/hosts.allow";
-pub const HOSTS_DENY: &str = "/etc/hosts.deny";
+pub use crate::blocks::package::HOSTS_DENY;
 
 /// What every step looks at.
 pub struct Context<'a> {
@@ -62,6 +66,11 @@ pub struct Context<'a> {
 const CLOCK_GRAIN: f64 = 0.05;
 
 impl Context<'_> {
+    /// Debian's portsentry, if that is the one that watches.
+    pub fn package(&self) -> Option<Generation> {
+        self.generation.filter(|generation| *generation != Generation::Embedded)
+    }
+
     /// Whether a file of `reads` was changed after the oldest of `processes` had read it. A change "in the future"
     /// says that the clock was set back, and nothing else.
     fn is_stale<'p>(&self, processes: impl Iterator<Item = &'p Process>, reads: &[&str]) -> bool {
@@ -99,7 +108,7 @@ pub fn describe<'a>(host: &'a Host, settings: &'a Settings, facts: &'a Facts) ->
         Some(version) => Some(Generation::of(version)?),
         None => embedded.then_some(Generation::Embedded),
     };
-    let chosen = chosen.with_engine(host, settings, generation)?;
+    let chosen = chosen.on(host, settings)?;
     let mut draft = Draft::new(host, offer.pristine.clone());
     let context = Context { host, facts, settings, generation, version, chosen, offer };
     let mut steps = vec![variables::step(&context, &mut draft)?, install::step(&context)?];
@@ -122,6 +131,13 @@ fn remove_ours(draft: &mut Draft, path: &str, why: &str, step: &mut Step) -> Res
         step.file(draft.remove(Path::new(path), why)?);
     }
     Ok(())
+}
+
+/// A template's text, with the newline at its end that askama drops.
+fn filled(template: &impl Template) -> Result<String> {
+    let mut text = template.render().context("cannot fill a template")?;
+    text.push('\n');
+    Ok(text)
 }
 
 /// The configuration could not be read by the daemon that it is for.

@@ -3,7 +3,7 @@
 use anyhow::{Result, anyhow, bail};
 
 use crate::blocks::{Answer, ruleset};
-use crate::host::{ChaosSupport, Facts, Generation, Host, secure_boot, tracks_connections};
+use crate::host::{ChaosSupport, Facts, Host, secure_boot, tracks_connections};
 use crate::settings::{Policy, Response, Settings};
 
 /// Brings the kernel module that the article's KILL_ROUTE needs.
@@ -52,24 +52,17 @@ impl Chosen {
         }
     }
 
-    /// What it comes to with this engine: where nobody asked for another answer, noise is the next best that a host can
-    /// have which tracks connections anyway.
+    /// What it comes to on this host: where nobody asked for another answer, noise is the next best that a host can have
+    /// which tracks connections anyway.
     ///
     /// # Errors
     /// Noise was asked for, and there is none here.
-    pub fn with_engine(self, host: &Host, settings: &Settings, generation: Option<Generation>) -> Result<Chosen> {
-        let is_embedded = generation == Some(Generation::Embedded);
-        if self.fallback.is_some() && is_embedded && tracks_connections(host) && noise_works(host, settings).is_ok() {
+    pub fn on(self, host: &Host, settings: &Settings) -> Result<Chosen> {
+        if self.fallback.is_some() && tracks_connections(host) && noise_works(host, settings).is_ok() {
             return Ok(Chosen { response: Response::Noise, ..self });
         }
         if self.response != Response::Noise {
             return Ok(self);
-        }
-        if generation.is_some() && !is_embedded {
-            bail!(
-                "--response noise is the embedded portsentry's: Debian's blocks by a rule of iptables for each host, which has \
-                 one answer. Use --engine embedded with it, or --response drop"
-            );
         }
         noise_works(host, settings).map_err(|said| {
             anyhow!("--response noise cannot work here: this kernel, or its nft, does not take the table: {said}\nUse --response drop")

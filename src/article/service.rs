@@ -2,15 +2,12 @@
 
 use anyhow::Result;
 
-use crate::blocks::Answer;
 use crate::host::{
-    BLOCKS_UNIT, CHAOS_RULE, CHAOS_UNIT, EMBEDDED_UNIT, Facts, Generation, Process, RESPONDER_SOCKETS, RuleList,
-    ServiceManager, UnitState, hears_nothing, iptables,
+    EMBEDDED_UNIT, Facts, Generation, Process, RESPONDER_SOCKETS, ServiceManager, UnitState, hears_nothing,
 };
 use crate::plan::{Draft, Step, UnitAction};
 
-use super::blocking::built_in;
-use super::{Context, embedded, fail2ban, sections, variables};
+use super::{Context, embedded, fail2ban, keeping, sections, variables};
 
 /// What Debian's portsentry reads at its start.
 const PACKAGE_READS: [&str; 5] = [
@@ -29,16 +26,16 @@ pub fn step(context: &Context, draft: &mut Draft) -> Result<Step> {
     let mut step = Step::new("service", "Service", sections::SERVICE);
     if context.generation == Some(Generation::Embedded) {
         embedded::put_unit(context, draft, &mut step)?;
-        embedded::remove_chaos(context, draft, &mut step)?;
-        embedded::give_up_blocking(context, draft, &mut step)?;
         embedded::warn_of_unreadable(context, &mut step);
     } else {
-        embedded::remove(context, draft, &mut step)?;
+        embedded::remove(draft, &mut step)?;
     }
     let Some(generation) = context.generation else {
         step.summary = "portsentry enabled and running".to_owned();
         return Ok(step);
     };
+    keeping::put(context, draft, &mut step)?;
+    keeping::give_up(context, &mut step);
     let units = generation.units();
     step.summary = format!("{} enabled and running", names(units));
     if let ServiceManager::Forbidden(why) = &context.facts.manager {
@@ -59,9 +56,8 @@ pub fn step(context: &Context, draft: &mut Draft) -> Result<Step> {
             step.unit(unit, UnitAction::Enable, "started at boot");
         }
     }
-    if built_in(context) == Some(Answer::Chaos) {
-        turn_on_chaos(context, &mut step);
-    }
+    // Before whoever hands blocks over.
+    keeping::turn_on(context, draft, &mut step)?;
     restarts(context, draft, generation, &mut step)?;
     Ok(step)
 }
@@ -90,7 +86,8 @@ fn enabling_is_up_to_us(context: &Context, generation: Generation) -> bool {
     }
 }
 
-fn state_of(context: &Context, unit: &str) -> UnitState {
+/// What is known of `unit`.
+pub fn state_of(context: &Context, unit: &str) -> UnitState {
     context.facts.units.get(unit).cloned().unwrap_or_default()
 }
 
@@ -109,23 +106,11 @@ fn others(context: &Context, generation: Generation, step: &mut Step) {
             for unit in MODES.iter().chain(&["portsentry.service"]) {
                 turn_off(context, unit, why, why, step);
             }
-            if built_in(context) != Some(Answer::Chaos) {
-                let why = "CHAOS answers nobody any more";
-                turn_off(context, CHAOS_UNIT, why, why, step);
-                // A block put it there, and the unit that would take it away does not run.
-                let runs = state_of(context, CHAOS_UNIT).active == "active";
-                if !runs && RuleList::read(context.host, false).chaos_rules() > 0 {
-                    let iptables = iptables(false);
-                    step.warn(format!(
-                        "the firewall has a rule of CHAOS, to which nothing comes any more: {iptables} -D {CHAOS_RULE}"
-                    ));
-                }
-            }
         }
     }
     if generation != Generation::Embedded {
         let why = "Debian's portsentry watches instead";
-        for unit in [EMBEDDED_UNIT, BLOCKS_UNIT, CHAOS_UNIT].into_iter().chain(RESPONDER_SOCKETS) {
+        for unit in [EMBEDDED_UNIT].into_iter().chain(RESPONDER_SOCKETS) {
             turn_off(context, unit, why, why, step);
         }
     }
@@ -136,25 +121,8 @@ fn others(context: &Context, generation: Generation, step: &mut Step) {
     }
 }
 
-/// Plans that the rule of CHAOS is there, now and after each boot.
-fn turn_on_chaos(context: &Context, step: &mut Step) {
-    if context.facts.manager == ServiceManager::Sysv {
-        step.info("without systemd the rule of CHAOS comes with the first block");
-        return;
-    }
-    let state = state_of(context, CHAOS_UNIT);
-    if state.enabled != "enabled" {
-        step.unit(CHAOS_UNIT, UnitAction::Enable, "started at boot");
-    }
-    let has_rule = || RuleList::read(context.host, false).chaos_rules() > 0;
-    let may_start = matches!(context.facts.manager, ServiceManager::Systemd);
-    if may_start && (state.active != "active" || !has_rule()) {
-        step.unit(CHAOS_UNIT, UnitAction::Restart, "one rule of CHAOS answers whoever is blocked");
-    }
-}
-
 /// Plans that `unit` is neither started at boot nor running.
-fn turn_off(context: &Context, unit: &str, why_disable: &str, why_stop: &str, step: &mut Step) {
+pub fn turn_off(context: &Context, unit: &str, why_disable: &str, why_stop: &str, step: &mut Step) {
     let state = state_of(context, unit);
     let linked = context.host.link(&context.host.wants_link(unit).path).is_some();
     if matches!(state.enabled.as_str(), "enabled" | "generated") || linked {
@@ -203,7 +171,7 @@ fn restarts(context: &Context, draft: &Draft, generation: Generation, step: &mut
     };
     if let Some(why) = why.filter(|_| by_hand(context, generation).is_none()) {
         let units: &[&str] =
-            if *manager == ServiceManager::Sysv { &["portsentry.service"] } else { generation.daemons() };
+            if *manager == ServiceManager::Sysv { &["portsentry.service"] } else { generation.units() };
         for unit in units {
             step.unit(unit, UnitAction::Restart, why);
         }

@@ -17,6 +17,9 @@ use super::record::{By, cleaned, printable};
 
 /// Where it is.
 pub const SOCKET: &str = "/run/harden-portsentry/control";
+/// The words, behind the program's name, by which Debian's portsentry hands over whom it caught: `$TARGET$` and `$PORT$` are
+/// portsentry's.
+pub const KILL_ROUTE: &str = "--quiet block $TARGET$ --by portsentry --why 'probed port $PORT$'";
 /// A question may be so long, and an answer, with 65,536 blocked hosts in it.
 const QUESTION: u64 = 64 << 10;
 const ANSWER: u64 = 64 << 20;

@@ -25,16 +25,44 @@ const MODE: u32 = 0o644;
 ///
 /// # Errors
 /// The ledger cannot be read, or the file not be written; then it says what it said before.
-pub fn publish_denied() -> Result<()> {
+pub fn publish_denied() -> Result<Published> {
     publish(&Path::new(DIRECTORY).join("ledger"), Path::new(DENIED), Now::read())
 }
 
-fn publish(ledger: &Path, file: &Path, now: Now) -> Result<()> {
+/// What the file says now.
+#[derive(Debug)]
+pub struct Published {
+    /// Whether somebody of whom it said so before is not blocked any more.
+    pub some_are_free: bool,
+}
+
+fn publish(ledger: &Path, file: &Path, now: Now) -> Result<Published> {
+    let blocked = in_ledger(ledger, now)?;
+    let some_are_free = named(file).iter().any(|address| !blocked.contains(address));
+    name(file, blocked.iter().copied())?;
+    Ok(Published { some_are_free })
+}
+
+/// Who is blocked, as the ledger has it.
+///
+/// # Errors
+/// It cannot be read.
+pub fn blocked() -> Result<BTreeSet<IpAddr>> {
+    in_ledger(&Path::new(DIRECTORY).join("ledger"), Now::read())
+}
+
+fn in_ledger(ledger: &Path, now: Now) -> Result<BTreeSet<IpAddr>> {
     let mut state = State::new(Terms::default(), now.boot);
     state.restore(&ledger::load(ledger)?.records, now);
     // No daemon blocks more.
     state.beyond(IN_ALL).into_iter().for_each(|address| state.put_back(address, None));
-    name(file, state.live(now.boot).map(|(address, _)| address))
+    Ok(state.live(now.boot).map(|(address, _)| address).collect())
+}
+
+/// Whom `file` names.
+pub fn named(file: &Path) -> BTreeSet<IpAddr> {
+    let text = std::fs::read_to_string(file).unwrap_or_default();
+    text.lines().filter_map(|line| line.trim_matches(['[', ']']).parse().ok()).collect()
 }
 
 /// Has `file` name these.

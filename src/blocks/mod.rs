@@ -11,6 +11,7 @@ mod denied;
 mod guard;
 mod ignore;
 mod ledger;
+mod lists;
 mod offline;
 pub mod own_files;
 pub mod package;
@@ -20,7 +21,7 @@ mod table;
 mod terms;
 
 use std::cmp::Reverse;
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fs::File;
 use std::net::IpAddr;
 use std::path::Path;
@@ -32,11 +33,12 @@ use crate::host::Again;
 use crate::kernel::Gone;
 pub use clock::{Now, Uptime};
 use control::{Listed, Request, Wanted};
-pub use denied::{DENIED, publish_denied};
+pub use denied::{DENIED, Published, blocked, publish_denied};
 pub use guard::Guard;
 pub use ignore::IgnoreList;
 pub use ledger::Ledger;
-pub use offline::{METRICS, end, is_begun, look};
+pub use lists::{Difference, differences};
+pub use offline::{METRICS, end, end_metrics, is_begun, look};
 use record::What;
 pub use record::{By, Record, cleaned};
 use state::State;
@@ -45,6 +47,8 @@ use table::Table;
 pub use table::{Answer, TABLE, ruleset};
 pub use terms::{Evidence, Length, Terms};
 
+/// What whoever Debian's portsentry catches meets, and who is never blocked; of the same form as portsentry.conf.
+pub const CONF: &str = "/etc/harden-portsentry/blocks.conf";
 /// Where the ledger and its like are.
 pub const DIRECTORY: &str = "/var/lib/harden-portsentry/blocks";
 /// What those were too many for who are freed by other terms.
@@ -233,9 +237,7 @@ impl Blocks {
                 let all: Vec<IpAddr> = self.state.live(now.boot).map(|(address, _)| address).collect();
                 self.unblock(&all, &why, now).unwrap_or_else(refused)
             }
-            Request::Restore => {
-                (self.put_back(now).map_or_else(|error| refused(error).0, control::Answer::Restored), Vec::new())
-            }
+            Request::Restore => self.put_back(now).unwrap_or_else(refused),
             Request::List => (self.list(now).map_or_else(|error| refused(error).0, control::Answer::List), Vec::new()),
         }
     }
@@ -263,11 +265,22 @@ impl Blocks {
                 (control::Answer::Blocked { until, already: false }, vec![record])
             }
             Outcome::Already(until) => {
+                self.mend_one(address, by, now)?;
                 let until = until.map(|until| now.calendar_at(until));
                 (control::Answer::Blocked { until, already: true }, Vec::new())
             }
             Outcome::Limited(limit) => anyhow::bail!("{address} is not blocked: {limit}"),
         })
+    }
+
+    /// Debian's portsentry saw somebody who is blocked: it looks before the firewall, or somebody took him out of the sets.
+    fn mend_one(&mut self, address: IpAddr, by: By, now: Now) -> Result<()> {
+        let entry = self.state.get(address).filter(|entry| by == By::Portsentry && entry.is_live(now.boot));
+        match entry.map(|entry| entry.stay(now.boot)) {
+            // Asked first, for the kernel takes milliseconds to renew one that is there.
+            Some(stay) if !self.table.has(address)? => self.table.block(&[(address, stay)]),
+            _ => Ok(()),
+        }
     }
 
     fn unblock(&mut self, addresses: &[IpAddr], why: &str, now: Now) -> Result<(control::Answer, Vec<Record>)> {
@@ -279,17 +292,17 @@ impl Blocks {
         Ok((control::Answer::Freed(freed.iter().map(|record| record.address).collect()), freed))
     }
 
-    /// Has the kernel block all who are blocked; how many these are.
-    fn put_back(&mut self, now: Now) -> Result<usize> {
-        if self.table.is_current(self.state.terms())? {
-            let in_kernel = self.table.list()?;
-            self.mend(&in_kernel, now)?;
-        } else {
-            let elements = self.elements(now.boot);
-            self.table.load(self.state.terms(), &elements)?;
+    /// Has the kernel block all who are blocked, and nobody else but those of whom nobody has heard yet: these are blocked from
+    /// now on. How many are, and what is to be written down.
+    fn put_back(&mut self, now: Now) -> Result<(control::Answer, Vec<Record>)> {
+        let is_current = self.table.is_current(self.state.terms())?;
+        let known: HashSet<IpAddr> = self.state.known().collect();
+        let adopted = self.make_the_kernel_follow(&known, now)?;
+        if !is_current {
             self.table.keep();
         }
-        Ok(self.len())
+        let records = if adopted > 0 { self.records(now) } else { Vec::new() };
+        Ok((control::Answer::Restored(self.len()), records))
     }
 
     fn list(&mut self, now: Now) -> Result<Vec<Listed>> {
@@ -375,6 +388,11 @@ impl Blocks {
     /// It cannot be written.
     pub fn publish(&self, now: Now) -> Result<()> {
         denied::name(Path::new(DENIED), self.state.live(now.boot).map(|(address, _)| address))
+    }
+
+    /// Who is blocked now.
+    pub fn live(&self, now: Now) -> BTreeSet<IpAddr> {
+        self.state.live(now.boot).map(|(address, _)| address).collect()
     }
 
     /// How many are blocked.

@@ -49,22 +49,33 @@ pub fn is_begun() -> Result<bool> {
 /// A daemon runs ([`Busy`]), the kernel refuses, or a file cannot be removed.
 pub fn end() -> Result<()> {
     let directory = Path::new(DIRECTORY);
-    let gone = |result: std::io::Result<()>, path: &Path| match result {
-        Err(error) if error.kind() != ErrorKind::NotFound => {
-            Err(error).with_context(|| format!("cannot remove {}", path.display()))
-        }
-        _ => Ok(()),
-    };
     if directory.exists() {
         let _lock = lock(directory)?;
         Table::remove()?;
         gone(std::fs::remove_dir_all(directory), directory)?;
     }
-    gone(std::fs::remove_dir_all(METRICS), Path::new(METRICS))?;
     for denied in [Path::new(DENIED), &Path::new(DENIED).with_extension("new")] {
         gone(std::fs::remove_file(denied), denied)?;
     }
-    Ok(())
+    end_metrics()
+}
+
+/// Removes the metrics of a daemon that is not there any more.
+///
+/// # Errors
+/// They cannot be removed.
+pub fn end_metrics() -> Result<()> {
+    gone(std::fs::remove_dir_all(METRICS), Path::new(METRICS))
+}
+
+/// What came of removing `path`, where it need not be there.
+fn gone(result: std::io::Result<()>, path: &Path) -> Result<()> {
+    match result {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("cannot remove {}", path.display()))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// The lock of `directory`, which is made where it is missing. `None` where there can be none, on a disk that is

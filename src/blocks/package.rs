@@ -1,17 +1,22 @@
 //! What Debian's portsentry blocks by, beside our own sets: a rule of iptables, a line of hosts.deny, and its memory, for
 //! whom it remembers it does not block again (traps 7 and 18).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::path::Path;
 
 use anyhow::{Context, Result};
 
+use super::record::cleaned;
 use crate::history;
 use crate::host::{Generation, Host, Packages, RuleList, is_block};
 use crate::syntax::hosts_access::denied_address;
 
-const HOSTS_DENY: &str = "/etc/hosts.deny";
+/// TCP wrappers' file.
+pub const HOSTS_DENY: &str = "/etc/hosts.deny";
+/// Where 1.2 notes whom it blocked, a file a mode.
+const FILES_OF_1_2: [&str; 2] =
+    ["/var/lib/portsentry/portsentry.blocked.atcp", "/var/lib/portsentry/portsentry.blocked.audp"];
 
 /// What somebody was freed of.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
@@ -19,8 +24,20 @@ pub struct Freed {
     pub rules: usize,
     /// Of hosts.deny.
     pub lines: usize,
-    /// The portsentry that remembered them was started anew.
-    pub restarted: bool,
+    /// What portsentry held them for.
+    pub memory: Memory,
+}
+
+/// What became of a portsentry's memory of somebody. Whom it remembers it does not block again.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub enum Memory {
+    /// It remembered nobody of them.
+    #[default]
+    Clear,
+    /// They were taken out of 1.2's files, which it reads with each hit.
+    Edited,
+    /// 2.0 was restarted, for it reads its file as it starts.
+    Restarted,
 }
 
 impl Freed {
@@ -45,8 +62,10 @@ impl Freed {
         if !taken.is_empty() {
             words.push(format!("{} taken away", taken.join(" and ")));
         }
-        if self.restarted {
-            words.push("portsentry was restarted, which remembered it".to_owned());
+        match self.memory {
+            Memory::Clear => {}
+            Memory::Edited => words.push("portsentry has forgotten it".to_owned()),
+            Memory::Restarted => words.push("portsentry was restarted, which remembered it".to_owned()),
         }
         words.join("; ")
     }
@@ -70,9 +89,54 @@ pub fn remembered(host: &Host, generation: Generation) -> Result<BTreeSet<IpAddr
         let bytes = host.read(Path::new(path))?.map(|state| state.bytes).unwrap_or_default();
         return Ok(binary(&bytes).into_iter().collect());
     }
-    let text = |mode: &&str| host.text(&format!("/var/lib/portsentry/portsentry.blocked.{mode}"));
-    let texts = ["atcp", "audp"].iter().filter_map(text);
+    let texts = FILES_OF_1_2.iter().filter_map(|path| host.text(path));
     Ok(texts.flat_map(|text| text.lines().filter_map(history::address).collect::<Vec<_>>()).collect())
+}
+
+/// Has `generation` forget whom it remembers and `is_blocked` does not name, so that it blocks them when they come back.
+///
+/// # Errors
+/// Its file cannot be read or written, or it cannot be restarted; the error says what is left to do.
+pub fn forget(host: &Host, generation: Generation, is_blocked: impl Fn(IpAddr) -> bool) -> Result<Memory> {
+    if remembered(host, generation)?.into_iter().all(&is_blocked) {
+        return Ok(Memory::Clear);
+    }
+    if generation.is_1_2() {
+        let is_kept = |line: &[u8]| history::address(String::from_utf8_lossy(line).trim_end()).is_none_or(&is_blocked);
+        for path in FILES_OF_1_2 {
+            keep_lines(host, Path::new(path), is_kept)?;
+        }
+        return Ok(Memory::Edited);
+    }
+    for unit in generation.units() {
+        host.restart(unit).with_context(|| {
+            format!("portsentry remembers it, and blocks it no more until it is restarted: systemctl restart {unit}")
+        })?;
+    }
+    Ok(Memory::Restarted)
+}
+
+/// Takes the lines out of a file that are not to be kept; how many these were.
+fn keep_lines(host: &Host, path: &Path, is_kept: impl Fn(&[u8]) -> bool) -> Result<usize> {
+    let Some(state) = host.read(path)? else { return Ok(0) };
+    let lines: Vec<&[u8]> = state.bytes.split_inclusive(|&byte| byte == b'\n').collect();
+    let kept: Vec<&[u8]> = lines.iter().copied().filter(|line| is_kept(line)).collect();
+    let taken = lines.len() - kept.len();
+    if taken > 0 {
+        host.write(path, &kept.concat(), state.mode)?;
+    }
+    Ok(taken)
+}
+
+/// So much of a history's end is looked through for names.
+const LOOKED_THROUGH: usize = 4 << 20;
+
+/// The names that caught hosts had, as far as the history of `generation` has any, without what a terminal would obey: they are
+/// the attackers' own words.
+pub fn names(host: &Host, generation: Generation) -> HashMap<IpAddr, String> {
+    let bytes = host.read(Path::new(generation.history())).ok().flatten().map(|state| state.bytes).unwrap_or_default();
+    let end = String::from_utf8_lossy(&bytes[bytes.len().saturating_sub(LOOKED_THROUGH)..]).into_owned();
+    end.lines().filter_map(history::name).map(|(address, name)| (address, cleaned(name))).collect()
 }
 
 /// Whom `generation` ever blocked here, as far as its history, its memory and the `banned` of fail2ban's jail go.
@@ -87,43 +151,62 @@ pub fn everybody(host: &Host, generation: Generation, banned: &[IpAddr]) -> Resu
     Ok(all)
 }
 
+/// Whom rules of iptables and lines of hosts.deny shut out of whom a portsentry's own files, or the `banned` of fail2ban's jail,
+/// say that it blocked them; another rule, and another line, is somebody else's.
+///
+/// # Errors
+/// A file of theirs cannot be read.
+pub fn blocked_by_rules(host: &Host, banned: &[IpAddr]) -> Result<BTreeSet<IpAddr>> {
+    let denied = host.text(HOSTS_DENY).unwrap_or_default();
+    let mut found: BTreeSet<IpAddr> = denied.lines().filter_map(denied_address).collect();
+    for ipv6 in [false, true] {
+        found.extend(RuleList::read(host, ipv6).text().lines().filter(|rule| is_block(rule)).filter_map(source));
+    }
+    if found.is_empty() {
+        return Ok(found);
+    }
+    let mut known: BTreeSet<IpAddr> = banned.iter().copied().collect();
+    for generation in [Generation::SysvModes, Generation::OneProcess, Generation::Embedded] {
+        known.extend(everybody(host, generation, &[])?);
+    }
+    found.retain(|address| known.contains(address));
+    Ok(found)
+}
+
+/// Whom a rule as `iptables -S` prints it is about.
+pub fn source(rule: &str) -> Option<IpAddr> {
+    let network = rule.split_once(" -s ")?.1.split_whitespace().next()?;
+    network.split('/').next()?.parse().ok()
+}
+
 /// Frees `addresses` of all by which `generation` blocks them.
 ///
 /// # Errors
 /// iptables refuses, hosts.deny cannot be written, or portsentry cannot be restarted; the error says what is left to do.
 pub fn free(host: &Host, generation: Generation, addresses: &BTreeSet<IpAddr>) -> Result<Freed> {
-    let mut freed = Freed::default();
+    let mut freed = Freed { rules: free_of_rules(host, addresses)?, ..Freed::default() };
+    freed.lines = keep_lines(host, Path::new(HOSTS_DENY), |line| {
+        denied_address(&String::from_utf8_lossy(line)).is_none_or(|address| !addresses.contains(&address))
+    })?;
+    freed.memory = forget(host, generation, |address| !addresses.contains(&address))?;
+    Ok(freed)
+}
+
+/// Takes away the rules of iptables that block `addresses`; how many these were.
+///
+/// # Errors
+/// iptables refuses.
+pub fn free_of_rules(host: &Host, addresses: &BTreeSet<IpAddr>) -> Result<usize> {
+    let mut taken = 0;
     for ipv6 in [false, true] {
         let rules = RuleList::ask(host, ipv6)?;
         let family = addresses.iter().filter(|address| address.is_ipv6() == ipv6);
         for rule in family.flat_map(|&address| rules.about(address)).filter(|rule| is_block(rule)) {
             host.delete_rule(ipv6, rule)?;
-            freed.rules += 1;
+            taken += 1;
         }
     }
-    let path = Path::new(HOSTS_DENY);
-    if let Some(state) = host.read(path)? {
-        let is_theirs = |line: &[u8]| {
-            denied_address(&String::from_utf8_lossy(line)).is_some_and(|address| addresses.contains(&address))
-        };
-        let lines: Vec<&[u8]> = state.bytes.split_inclusive(|&byte| byte == b'\n').collect();
-        let kept: Vec<&[u8]> = lines.iter().copied().filter(|line| !is_theirs(line)).collect();
-        freed.lines = lines.len() - kept.len();
-        if freed.lines > 0 {
-            host.write(path, &kept.concat(), state.mode)?;
-        }
-    }
-    if remembered(host, generation)?.iter().any(|address| addresses.contains(address)) {
-        for unit in generation.units() {
-            host.restart(unit).with_context(|| {
-                format!(
-                    "portsentry remembers it, and blocks it no more until it is restarted: systemctl restart {unit}"
-                )
-            })?;
-        }
-        freed.restarted = true;
-    }
-    Ok(freed)
+    Ok(taken)
 }
 
 /// 2.0.7: the family as a native u16 (2: IPv4, 10: IPv6), then the address.
@@ -155,6 +238,13 @@ fn binary(bytes: &[u8]) -> Vec<IpAddr> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_rules_source() {
+        assert_eq!(source("-A INPUT -s 203.0.113.9/32 -j DROP"), Some([203, 0, 113, 9].into()));
+        assert_eq!(source("-A INPUT -s fd66::9/128 -j DROP"), "fd66::9".parse().ok());
+        assert_eq!(source("-A INPUT -j DROP"), None);
+    }
 
     #[test]
     fn the_binary_blocked_file_is_read_and_a_torn_end_left_out() {

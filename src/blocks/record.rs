@@ -24,14 +24,21 @@ pub enum By {
     Daemon,
     /// Somebody who typed it.
     Hand,
+    /// Debian's portsentry, by KILL_ROUTE.
+    Portsentry,
     /// fail2ban, whose jail read the history.
     Fail2ban,
     /// Nobody knows: it was found in the kernel's sets.
     Kernel,
 }
 
-const NAMES: [(By, &str); 4] =
-    [(By::Daemon, "daemon"), (By::Hand, "hand"), (By::Fail2ban, "fail2ban"), (By::Kernel, "kernel")];
+const NAMES: [(By, &str); 5] = [
+    (By::Daemon, "daemon"),
+    (By::Hand, "hand"),
+    (By::Portsentry, "portsentry"),
+    (By::Fail2ban, "fail2ban"),
+    (By::Kernel, "kernel"),
+];
 
 impl fmt::Display for By {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -150,6 +150,10 @@ impl State {
 
     /// A source that was caught: blocked for the term that it has earned.
     pub fn catch(&mut self, address: IpAddr, evidence: Evidence, why: &str, now: Now) -> Outcome {
+        self.caught(address, evidence, By::Daemon, why, now)
+    }
+
+    fn caught(&mut self, address: IpAddr, evidence: Evidence, by: By, why: &str, now: Now) -> Outcome {
         let known = self.entries.get(&address);
         if let Some(entry) = known.filter(|entry| entry.is_live(now.boot)) {
             return Outcome::Already(entry.until);
@@ -160,7 +164,7 @@ impl State {
         if let Some(limit) = self.limit(is_stranger, now.boot) {
             return Outcome::Limited(limit);
         }
-        self.block(address, length, By::Daemon, why, now)
+        self.block(address, length, by, why, now)
     }
 
     /// Strangers, whom anyone can forge, leave half of the room to others.
@@ -184,8 +188,11 @@ impl State {
     /// Somebody, or fail2ban, wants `address` blocked for `length`, or, with `None`, for the term that it has earned.
     /// Without a length one that is blocked stays as it is: the wish is an echo of what blocked it. fail2ban read a line of
     /// the history, maybe late, and that is worth no more than the packet was: whoever is known stays as he is, and for
-    /// others the limits of strangers hold.
+    /// others the limits of strangers hold. Debian's portsentry saw a packet: its wish is that of one who watches.
     pub fn ask(&mut self, address: IpAddr, length: Option<Length>, by: By, why: &str, now: Now) -> Outcome {
+        if by == By::Portsentry && length.is_none() {
+            return self.caught(address, Evidence::Forgeable, by, why, now);
+        }
         let known = self.entries.get(&address);
         let live = known.filter(|entry| entry.is_live(now.boot));
         if let Some(entry) = known.filter(|_| by == By::Fail2ban).or(live.filter(|_| length.is_none())) {
@@ -288,6 +295,11 @@ impl State {
     /// Who is blocked, in no order.
     pub fn live(&self, now: Uptime) -> impl Iterator<Item = (IpAddr, &Entry)> {
         self.entries.iter().filter(move |(_, entry)| entry.is_live(now)).map(|(&address, entry)| (address, entry))
+    }
+
+    /// Who is blocked, or was, as far as that is remembered.
+    pub fn known(&self) -> impl Iterator<Item = IpAddr> {
+        self.entries.keys().copied()
     }
 
     pub fn get(&self, address: IpAddr) -> Option<&Entry> {
@@ -449,6 +461,17 @@ mod tests {
         assert_eq!(outcomes.last(), Some(&Outcome::Limited(Limit::PerSecond(1))));
         assert!(matches!(state.catch(host(11), Evidence::Insistent, "", at(0)), Outcome::Block(..)));
         assert!(matches!(state.catch(host(10), Evidence::Forgeable, "", at(1_000)), Outcome::Block(..)));
+    }
+
+    #[test]
+    fn debians_portsentry_is_worth_what_a_packet_is() {
+        let mut state = state(Terms::default());
+        let by = By::Portsentry;
+        let minutes = |minutes: u64| Some(Duration::from_secs(minutes * 60));
+        assert_eq!(length(state.ask(host(9), None, by, "probed", at(0))), minutes(10));
+        assert_eq!(state.ask(host(9), None, by, "it was restarted", at(1)), Outcome::Already(Some(600_000)));
+        assert_eq!(length(state.ask(host(9), None, by, "it came back", at(DAY))), minutes(24 * 60));
+        assert_eq!(state.get(host(9)).map(|entry| (entry.by, entry.times)), Some((by, 2)));
     }
 
     #[test]

@@ -186,6 +186,14 @@ impl Table {
         self.sets.take(addresses)
     }
 
+    /// Whether the kernel blocks `address`.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn has(&mut self, address: IpAddr) -> Result<bool> {
+        self.sets.has(address)
+    }
+
     /// Whom the kernel blocks, and for how long still.
     ///
     /// # Errors

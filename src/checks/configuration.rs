@@ -1,5 +1,8 @@
 //! The files, step by step: as described, or not.
 
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
 use crate::article::{Context, Described, needs_iptables};
 use crate::host::Generation;
 use crate::plan::{Change, Step};
@@ -34,7 +37,7 @@ fn package(described: &Described) -> Check {
 
 /// The built-in portsentry comes with this program; what it works with are packages.
 fn embedded_needs(context: &Context) -> Check {
-    let with_iptables = needs_iptables(context.offer.engine, context.settings, context.facts);
+    let with_iptables = needs_iptables(context.settings, context.facts);
     let needed = if with_iptables { &["nftables", "iptables"][..] } else { &["nftables"] };
     let missing: Vec<&str> = needed.iter().copied().filter(|name| !context.facts.packages.has(name)).collect();
     if missing.is_empty() {
@@ -49,6 +52,14 @@ fn embedded_needs(context: &Context) -> Check {
             APPLY,
         )
     }
+}
+
+/// The first few of them.
+fn in_words(addresses: &BTreeSet<IpAddr>) -> String {
+    const FEW: usize = 3;
+    let words: Vec<String> = addresses.iter().take(FEW).map(IpAddr::to_string).collect();
+    let more = addresses.len().saturating_sub(FEW);
+    words.join(", ") + &if more > 0 { format!(" and {more} more") } else { String::new() }
 }
 
 fn of_step(step: &Step, generation: Option<Generation>) -> Option<Check> {
@@ -71,7 +82,9 @@ fn of_step(step: &Step, generation: Option<Generation>) -> Option<Check> {
             Change::File(file) => Some(file.path.display().to_string()),
             Change::Later(later) => Some(later.path.display().to_string()),
             Change::Program(program) => Some(program.to.display().to_string()),
-            Change::Packages(_) | Change::Unit(_) => None,
+            Change::Blocks(addresses) => Some(format!("blocks of {}", in_words(addresses))),
+            // A check of its own tells them.
+            Change::Lists(_) | Change::Packages(_) | Change::Unit(_) => None,
         })
         .collect();
     Some(if pending.is_empty() {

@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use anyhow::Result;
 
-use crate::article::{Context, by_hand, runs_as_wanted};
+use crate::article::{Context, by_hand, keeping_units, runs_as_wanted};
 use crate::host::{
-    BLOCKS_UNIT, EMBEDDED_UNIT, Facts, Generation, Process, RESPONDER_SOCKETS, ServiceManager, hears_nothing,
-    nflog_groups,
+    BLOCKS_UNIT, EMBEDDED_UNIT, Facts, Generation, KEEPER_UNIT, Process, RESPONDER_SOCKETS, ServiceManager,
+    hears_nothing, nflog_groups,
 };
 
 use super::{APPLY, Check};
@@ -43,8 +43,8 @@ pub fn checks(context: &Context) -> Result<Vec<Check>> {
             checks.push(listens(process));
         }
     }
-    if generation == Generation::Embedded && context.facts.manager == ServiceManager::Systemd {
-        checks.extend(companions(context));
+    if context.facts.manager == ServiceManager::Systemd {
+        checks.extend(companions(context, generation));
     }
     checks.extend(blind_to_ipv6(context, generation));
     Ok(checks)
@@ -194,8 +194,8 @@ fn listens(process: &Process) -> Check {
     Check::fail(id, "the embedded portsentry gets no packets", why, remedy)
 }
 
-/// The units beside its own: without them it watches and blocks, and says nothing of what does not work.
-fn companions(context: &Context) -> [Check; 2] {
+/// The units beside its own: without them it watches, and says nothing of what does not work.
+fn companions(context: &Context, generation: Generation) -> Vec<Check> {
     let of = |id, units: &[&str], holds: &str, fails: &str| {
         let state = |unit: &str| context.facts.units.get(unit).map_or("unknown", |state| state.active.as_str());
         let down: Vec<&str> = units.iter().copied().filter(|unit| state(unit) != "active").collect();
@@ -208,20 +208,33 @@ fn companions(context: &Context) -> [Check; 2] {
     };
     let is_there = |unit: &&str| context.facts.units.get(*unit).is_some_and(|state| state.load == "loaded");
     let sockets: Vec<&str> = RESPONDER_SOCKETS.into_iter().filter(is_there).collect();
-    [
-        of(
+    let keeping = keeping_units(context);
+    let mut checks = Vec::new();
+    if generation == Generation::Embedded {
+        checks.push(of(
             "responder-listens",
             &sockets,
             "commands are run and names looked up on demand",
             "nobody runs the commands of portsentry.conf or looks up names",
-        ),
-        of(
+        ));
+    }
+    if keeping.contains(&KEEPER_UNIT) {
+        checks.push(of(
+            "blocks-kept",
+            &[KEEPER_UNIT],
+            "whom portsentry blocks is kept, and freed in time",
+            "nobody keeps whom portsentry blocks",
+        ));
+    }
+    if keeping.contains(&BLOCKS_UNIT) {
+        checks.push(of(
             "blocks-restored",
             &[BLOCKS_UNIT],
             "blocks are back before the network is up",
             "blocks were not brought back before the network was up",
-        ),
-    ]
+        ));
+    }
+    checks
 }
 
 /// Without NET_RAW it is deaf, without NET_ADMIN its blocks fail, and it says neither (traps 19, 26). The embedded one

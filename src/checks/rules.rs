@@ -6,7 +6,7 @@ use crate::article::{Context, built_in, safe_networks};
 use crate::blocks;
 use crate::blocks::control::Listed;
 use crate::blocks::package::remembered;
-use crate::host::{CHAOS_RULE, CHAOS_UNIT, ChaosSupport, EMBEDDED_UNIT, Generation, RuleList, ServiceManager};
+use crate::host::{CHAOS_RULE, CHAOS_UNIT, ChaosSupport, Generation, RuleList, ServiceManager};
 use crate::settings::Response;
 
 use super::{APPLY, Check};
@@ -20,6 +20,7 @@ pub fn checks(context: &Context) -> Result<Vec<Check>> {
     let listed = blocks::look();
     if built_in(context).is_some() {
         checks.push(ledger_in_kernel(&listed));
+        checks.push(lists_agree(context, &listed));
     }
     let rules = RuleList::ask_both(context.host).ok();
     checks.push(safe_not_blocked(context, rules.as_ref(), &listed.unwrap_or_default()));
@@ -190,9 +191,30 @@ fn ledger_in_kernel(listed: &Result<Vec<Listed>>) -> Check {
             id,
             format!("the ledger holds {} for blocked, the kernel does not", free.join(", ")),
             "something took them out of the sets of table inet harden_portsentry_blocks",
-            format!("systemctl restart {EMBEDDED_UNIT}; without it: harden-portsentry restore"),
+            "harden-portsentry restore",
         )
     }
+}
+
+/// What TCP wrappers, portsentry and fail2ban say of who is blocked must be what the ledger says (traps 7, 15, 18).
+fn lists_agree(context: &Context, listed: &Result<Vec<Listed>>) -> Check {
+    let id = "lists-agree";
+    let found = match listed {
+        Ok(listed) => blocks::differences(context.host, context.package(), listed),
+        Err(error) => return Check::skip(id, format!("whether all lists say the same of who is blocked: {error:#}")),
+    };
+    let differences = match found {
+        Ok(differences) => differences,
+        Err(error) => return Check::skip(id, format!("whether all lists say the same of who is blocked: {error:#}")),
+    };
+    if differences.is_empty() {
+        return Check::ok(id, "kernel, TCP wrappers, portsentry and fail2ban say the same of who is blocked");
+    }
+    let words = differences.iter().map(|(address, differences)| {
+        let differences: Vec<String> = differences.iter().map(ToString::to_string).collect();
+        format!("{address}: {}", differences.join("; "))
+    });
+    Check::fail(id, "the lists of who is blocked disagree", words.collect::<Vec<_>>().join("\n"), APPLY)
 }
 
 /// Whoever portsentry holds for blocked must be in the ruleset: it will not block him again (trap 18).

@@ -9,6 +9,7 @@ use anyhow::{Context as _, Result, anyhow, bail};
 use dialoguer::Confirm;
 
 use crate::article::{BUILT_IGNORE_LIST, Described, HOSTS_DENY, describe, ends_blocks, leaves};
+use crate::blocks::end_metrics;
 use crate::checks::{self, Outcome};
 use crate::host::{EMBEDDED_USER, Facts, Host, Lock, ServiceManager, age, local, ssh_client};
 use crate::plan::{Execution, FileChange, FileKind, Plan, Run, RunState, Runs, Stopped, UnitAction, execute};
@@ -16,6 +17,7 @@ use crate::report::{AppliedReport, Page, Report, ago};
 use crate::settings::Settings;
 
 use super::arguments::{ApplyOptions, Common, Format};
+use super::blocks::{follow_the_ledger, take_over};
 use super::confirm::{demand_settled, demand_timer, taken_back_at};
 use super::progress::Progress;
 use super::session::{Session, settings};
@@ -251,7 +253,16 @@ fn write_and_restart(
         end_embedded(described)?;
     }
     execution.files(plan)?;
+    let moved = plan.blocks();
+    if !moved.is_empty() {
+        for why in take_over(described.context.host, &moved)? {
+            eprintln!("harden-portsentry: {why}");
+        }
+    }
     execution.units(&others, facts)?;
+    if plan.mends_lists() {
+        follow_the_ledger(described.context.host, described.context.package())?;
+    }
     applied.files += plan.files().len();
     let services: std::collections::BTreeSet<_> = units.into_iter().map(|change| change.unit).collect();
     applied.services = services.into_iter().collect();
@@ -266,7 +277,11 @@ fn end_embedded(described: &Described) -> Result<()> {
         host.release_bans();
         end_blocks()?;
     }
-    if leaves(&described.plan) { host.remove_user(EMBEDDED_USER) } else { Ok(()) }
+    if leaves(&described.plan) {
+        end_metrics()?;
+        host.remove_user(EMBEDDED_USER)?;
+    }
+    Ok(())
 }
 
 /// The diff is the truth; where the packages turned out otherwise than their archives said, say so.

@@ -90,28 +90,30 @@ pub enum Command {
     Runs,
     /// Block an address for a time
     ///
-    /// It opens nothing new on this host; what is open goes on, unless policy.toml says `cut_established`. The daemon of the
-    /// embedded portsentry does it, or, where none runs, this command in its place, beside Debian's portsentry, too.
+    /// It opens nothing new on this host; what is open goes on, unless policy.toml says `cut_established`. The embedded
+    /// portsentry does it, or the keeper of Debian's blocks, or, where none runs, this command in their place. Debian's
+    /// portsentry hands over by this whom it caught (KILL_ROUTE).
     ///
     /// Refused, with the reason, for who is never blocked: this host's own addresses, its gateways, resolvers and DHCP
     /// servers, whom `safe` of policy.toml names, ssh clients of apply, and whom the ignore list names, the LAN among them.
     ///
-    /// The ledger keeps the block over restarts. It is back at boot where harden-portsentry-blocks.service is set up, which
-    /// comes with the embedded portsentry; elsewhere `restore` brings it back. It takes root.
+    /// The ledger keeps the block over restarts. It is back at boot where harden-portsentry-blocks.service is set up, as apply
+    /// does it; elsewhere `restore` brings it back. It takes root.
     #[command(after_help = BLOCK_STATUSES)]
     Block(BlockOptions),
     /// Free an address that is blocked, and forget what was held against it
     ///
-    /// It is free at once, in the kernel's sets and for TCP wrappers, and its next block is a first one. What Debian's
-    /// portsentry blocked is not freed by it: that is a rule of iptables, a line of hosts.deny and a ban of fail2ban. It
-    /// takes root.
+    /// It is free at once: for the kernel, for TCP wrappers, for fail2ban's portsentry jail, whose ban is lifted, and for the
+    /// portsentry that remembers whom it blocked; 2.0 is restarted for it. Rules of iptables and lines of hosts.deny by which
+    /// Debian's portsentry shut it out go, too. Its next block is a first one. It takes root.
     #[command(after_help = UNBLOCK_STATUSES)]
     Unblock(UnblockOptions),
-    /// List who is blocked by the embedded portsentry or by hand, until when and why
+    /// List who is blocked, until when, by whom and why, and where other lists disagree
     ///
-    /// A line for each: ADDRESS; SINCE and UNTIL, in local time; TIMES, how often it was blocked, as far as that is
-    /// remembered; BY, who wanted it: daemon, hand, fail2ban, or kernel, where it was found in the kernel's sets; and WHY.
-    /// Whom Debian's portsentry blocked is not among them. It takes root.
+    /// A line for each: ADDRESS; NAME, as it was looked up when it was caught, if it was; SINCE and UNTIL, in local time; TIMES,
+    /// how often it was blocked, as far as that is remembered; BY, who wanted it: daemon, the embedded portsentry; portsentry,
+    /// Debian's; hand; fail2ban; or kernel, where it was found in the kernel's sets; and WHY. Below it stands of whom the kernel,
+    /// TCP wrappers, portsentry's memory or fail2ban say otherwise. It takes root.
     #[command(after_help = LIST_STATUSES)]
     Blocked,
     /// Have the kernel block again whom the ledger says, as at boot
@@ -132,6 +134,9 @@ pub enum Command {
     /// Take back what nobody confirmed in time; systemd starts it
     #[command(hide = true)]
     Expire,
+    /// Keep the blocks of Debian's portsentry; systemd starts it
+    #[command(hide = true)]
+    Keep,
     /// Do what a watcher at standard input may not; systemd starts it
     #[command(hide = true, subcommand)]
     Responder(Responder),
@@ -318,6 +323,7 @@ pub struct BlockOptions {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Asker {
     Hand,
+    Portsentry,
     Fail2ban,
 }
 

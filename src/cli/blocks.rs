@@ -1,19 +1,20 @@
 //! `block`, `unblock`, `blocked`: by the daemon that runs, or, where none does, in its place.
 
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
 use jiff::Timestamp;
+use serde::Serialize;
 
 use crate::blocks::control::{self, Answer, Listed, Request, Wanted};
 use crate::blocks::package::{self, Freed};
-use crate::blocks::{self, Blocks, Busy, By, Guard, IgnoreList, Ledger, Now};
-use crate::daemon::{Config, Mode};
+use crate::blocks::{self, Blocks, Busy, By, Difference, Guard, IgnoreList, Ledger, Now};
+use crate::daemon::Config;
 use crate::host::{Generation, Host, local};
 use crate::settings::{POLICY, Policy, Response};
-use crate::syntax::Dialect;
 
 use super::arguments::{Asker, BlockOptions, Common, Format, UnblockOptions};
 use super::{Exit, print};
@@ -35,10 +36,15 @@ pub fn block(common: &Common, options: &BlockOptions) -> Result<Exit> {
     let address = options.address.to_canonical();
     let by = match options.by {
         Asker::Hand => By::Hand,
+        Asker::Portsentry => By::Portsentry,
         Asker::Fail2ban => By::Fail2ban,
     };
     let answer = ask(Request::Block { address, length, by, why: options.why.clone() })?;
-    if let Answer::Blocked { until, already } = &answer {
+    // Reading the zone of the local time takes longer than the block.
+    let is_shown = common.format == Format::Json || !common.quiet;
+    if let Answer::Blocked { until, already } = &answer
+        && is_shown
+    {
         let is_over = until.is_some_and(|until| until <= Timestamp::now());
         let until = until.map_or("for ever".to_owned(), |until| format!("until {}", local(until)));
         let is = match (already, is_over) {
@@ -64,7 +70,7 @@ pub fn unblock(common: &Common, options: &UnblockOptions) -> Result<Exit> {
     let Answer::Freed(freed) = &answer else { return Ok(Exit::Good) };
     let (package, unbanned) = match options.by {
         Asker::Hand => free_elsewhere(options.address.map(|address| address.to_canonical()))?,
-        Asker::Fail2ban => (Freed::default(), 0),
+        Asker::Portsentry | Asker::Fail2ban => (Freed::default(), 0),
     };
     let text = match (options.address, freed.len()) {
         (Some(address), 0) if !package.is_nothing() => format!("{address} is free: {}.", package.in_words()),
@@ -90,7 +96,7 @@ fn has_embedded() -> bool {
 
 /// Whether the ledger can have anybody.
 fn is_ours() -> Result<bool> {
-    Ok(has_embedded() || blocks::is_begun()?)
+    Ok(has_embedded() || Path::new(blocks::CONF).exists() || blocks::is_begun()?)
 }
 
 /// Frees `address`, or everybody, of what else blocks here: what Debian's portsentry blocks by, and how many bans
@@ -113,6 +119,40 @@ fn free_elsewhere(address: Option<IpAddr>) -> Result<(Freed, usize)> {
     Ok((freed, banned.len()))
 }
 
+/// Blocks whom others block by rules of their own, for the term of who came back, and takes these rules away. Who must not be
+/// blocked is free; what is said of that comes back.
+///
+/// # Errors
+/// The ledger or the kernel refuses, or iptables does; what was moved by then is.
+pub fn take_over(host: &Host, addresses: &BTreeSet<IpAddr>) -> Result<Vec<String>> {
+    let term = Policy::read(Path::new(POLICY))?.block.term;
+    let length = term.map_or(Wanted::Ever, |term| Wanted::Seconds(term.as_secs()));
+    let mut refused = Vec::new();
+    for &address in addresses {
+        let why = "blocked before, by a rule, a line or a ban of its own".to_owned();
+        if let Answer::Refused(why) = answer_to(Request::Block { address, length, by: By::Portsentry, why })? {
+            refused.push(why);
+        }
+    }
+    package::free_of_rules(host, addresses)?;
+    Ok(refused)
+}
+
+/// Has the kernel, TCP wrappers, fail2ban and Debian's portsentry, if that is one of `generation`, hold for blocked whom the
+/// ledger does, and nobody else.
+///
+/// # Errors
+/// One of them refuses.
+pub fn follow_the_ledger(host: &Host, generation: Option<Generation>) -> Result<()> {
+    restored()?;
+    host.unban_others(blocks::blocked)?;
+    if let Some(generation) = generation {
+        let blocked = blocks::blocked()?;
+        package::forget(host, generation, |address| blocked.contains(&address))?;
+    }
+    Ok(())
+}
+
 /// `blocked`.
 pub fn list(common: &Common) -> Result<Exit> {
     live(common)?;
@@ -121,11 +161,20 @@ pub fn list(common: &Common) -> Result<Exit> {
         Some(other) => return Err(refusal(other)),
         None => blocks::look()?,
     };
+    let host = Host::new(Path::new("/"))?;
+    let generation = if has_embedded() { None } else { package::installed(&host)? };
+    let differences = blocks::differences(&host, generation, &listed)?;
+    let names = package::names(&host, generation.unwrap_or(Generation::Embedded));
     if common.format == Format::Json {
-        let document = serde_json::json!({ "schema": "harden-portsentry/blocked/1", "blocked": listed });
+        let rows: Vec<Named> =
+            listed.iter().map(|one| Named { one, name: names.get(&one.address).map(String::as_str) }).collect();
+        let document = serde_json::json!({
+            "schema": "harden-portsentry/blocked/1", "blocked": rows, "differences": differences,
+        });
         print(&format!("{document:#}\n"));
     } else {
-        print(&table(&listed));
+        print(&table(&listed, &names));
+        print(&disagreements(&differences));
     }
     Ok(Exit::Good)
 }
@@ -135,25 +184,10 @@ pub fn list(common: &Common) -> Result<Exit> {
 pub fn restore(common: &Common) -> Result<Exit> {
     live(common)?;
     if !blocks::is_begun()? {
-        // With CHAOS nobody needs a table.
+        // With the literal CHAOS nobody needs a table.
         return Ok(Exit::Good);
     }
-    let blocked = match open(false) {
-        Ok((blocks, _, told)) => {
-            tell(&told);
-            if let Err(error) = blocks.publish(Now::read()) {
-                tell(&[format!("{error:#}")]);
-            }
-            blocks.len()
-        }
-        Err(error) if error.is::<Busy>() => match control::ask(&Request::Restore)? {
-            Some(Answer::Restored(blocked)) => blocked,
-            Some(other) => return Err(refusal(other)),
-            // It is about to start, or to end, or somebody blocks: whoever it is has restored them.
-            None => return Ok(Exit::Good),
-        },
-        Err(error) => return Err(error),
-    };
+    let blocked = restored()?;
     if !common.quiet {
         print(&match blocked {
             1 => "One host is blocked.\n".to_owned(),
@@ -161,6 +195,26 @@ pub fn restore(common: &Common) -> Result<Exit> {
         });
     }
     Ok(Exit::Good)
+}
+
+/// Has the kernel block whom the ledger says; how many these are.
+fn restored() -> Result<usize> {
+    match open(false) {
+        Ok((blocks, _, told)) => {
+            tell(&told);
+            if let Err(error) = blocks.publish(Now::read()) {
+                tell(&[format!("{error:#}")]);
+            }
+            Ok(blocks.len())
+        }
+        Err(error) if error.is::<Busy>() => match control::ask(&Request::Restore)? {
+            Some(Answer::Restored(blocked)) => Ok(blocked),
+            Some(other) => Err(refusal(other)),
+            // It is about to start, or to end, or somebody blocks: whoever it is has restored them.
+            None => Ok(blocks::look()?.len()),
+        },
+        Err(error) => Err(error),
+    }
 }
 
 fn live(common: &Common) -> Result<()> {
@@ -180,15 +234,23 @@ fn live(common: &Common) -> Result<()> {
 
 /// Asks the daemon, or does it in its place if none runs.
 fn ask(request: Request) -> Result<Answer> {
+    match answer_to(request)? {
+        Answer::Refused(why) => Err(anyhow!("{why}")),
+        answer => Ok(answer),
+    }
+}
+
+/// The same, and what is refused is an answer.
+fn answer_to(request: Request) -> Result<Answer> {
     let start = Instant::now();
-    let answer = loop {
+    loop {
         if let Some(answer) = control::ask(&request)? {
-            break answer;
+            return Ok(answer);
         }
         match open(matches!(request, Request::Block { .. })) {
             Ok((blocks, ledger, told)) => {
                 tell(&told);
-                break serve(request, blocks, ledger)?;
+                return serve(request, blocks, ledger);
             }
             Err(error) if error.is::<Busy>() && start.elapsed() < PATIENCE => {
                 std::thread::sleep(Duration::from_millis(20));
@@ -200,10 +262,6 @@ fn ask(request: Request) -> Result<Answer> {
             ),
             Err(error) => return Err(error),
         }
-    };
-    match answer {
-        Answer::Refused(_) => Err(refusal(answer)),
-        answer => Ok(answer),
     }
 }
 
@@ -258,22 +316,19 @@ fn open(is_to_block: bool) -> Result<(Blocks, Ledger, Vec<String>)> {
     Ok((blocks, ledger, told))
 }
 
-/// What a blocked host meets and who is never blocked, as the embedded portsentry's configuration says; where there is
+/// What a blocked host meets and who is never blocked, as the configuration of whoever keeps the blocks says; where there is
 /// none, Debian's ignore list is asked.
 fn of_configuration(policy: &Policy) -> Result<(Option<blocks::Answer>, Guard)> {
-    let conf = Path::new(Generation::Embedded.conf());
-    let (answer, ignore_file) = if conf.exists() {
-        let config = Config::read(conf, Mode::Stealth)?;
-        (config.kill_nft, config.ignore_file)
-    } else {
-        let list = Path::new(Generation::OneProcess.ignore_list());
-        (None, list.exists().then(|| list.to_owned()))
+    let confs = [Generation::Embedded.conf(), blocks::CONF];
+    let config = match confs.into_iter().map(Path::new).find(|conf| conf.exists()) {
+        Some(conf) => Config::of_blocks(conf)?,
+        None => {
+            let list = Path::new(Generation::OneProcess.ignore_list());
+            Config { ignore_file: list.exists().then(|| list.to_owned()), ..Config::default() }
+        }
     };
-    let ignored = match &ignore_file {
-        Some(path) => IgnoreList::read(path, Dialect::V2)?.0,
-        None => IgnoreList::default(),
-    };
-    Ok((answer, Guard::read(policy, ignored, &ignore_file.unwrap_or_default())?))
+    let (ignored, _) = config.ignored()?;
+    Ok((config.kill_nft, Guard::read(policy, ignored, &config.ignore_file.unwrap_or_default())?))
 }
 
 fn say(common: &Common, answer: &Answer, text: &str) {
@@ -291,29 +346,48 @@ fn say(common: &Common, answer: &Answer, text: &str) {
     }
 }
 
-fn table(listed: &[Listed]) -> String {
+/// One blocked address, with the name that it had when it was caught, if anybody looked that up.
+#[derive(Serialize)]
+struct Named<'a> {
+    #[serde(flatten)]
+    one: &'a Listed,
+    name: Option<&'a str>,
+}
+
+/// Whom the lists disagree about, and what mends it.
+fn disagreements(differences: &BTreeMap<IpAddr, BTreeSet<Difference>>) -> String {
+    if differences.is_empty() {
+        return String::new();
+    }
+    let mut text = "\nThe lists disagree:\n".to_owned();
+    let width = differences.keys().map(|address| address.to_string().len()).max().unwrap_or(0);
+    for (address, differences) in differences {
+        let words: Vec<String> = differences.iter().map(ToString::to_string).collect();
+        text.push_str(&format!("{:<width$}  {}\n", address.to_string(), words.join("; ")));
+    }
+    text + "`harden-portsentry apply` has them say what the ledger says.\n"
+}
+
+fn table(listed: &[Listed], names: &HashMap<IpAddr, String>) -> String {
     if listed.is_empty() {
         return "No host is blocked.\n".to_owned();
     }
-    let mut rows = vec![["ADDRESS", "SINCE", "UNTIL", "TIMES", "BY", "WHY"].map(str::to_owned)];
+    let mut rows = vec![["ADDRESS", "NAME", "SINCE", "UNTIL", "TIMES", "BY", "WHY"].map(str::to_owned)];
     rows.extend(listed.iter().map(|one| {
+        let name = names.get(&one.address).map_or("-", String::as_str).to_owned();
         let until = one.until.map_or("for ever".to_owned(), local);
-        let why = if one.in_kernel { one.why.clone() } else { format!("{} (not blocked by the kernel)", one.why) };
-        [one.address.to_string(), local(one.since), until, one.times.to_string(), one.by.to_string(), why]
+        let times = one.times.to_string();
+        [one.address.to_string(), name, local(one.since), until, times, one.by.to_string(), one.why.clone()]
     }));
     let width = |column: usize| rows.iter().map(|row| row[column].len()).max().unwrap_or(0);
-    let widths: Vec<usize> = (0..5).map(width).collect();
+    let widths: Vec<usize> = (0..6).map(width).collect();
     let mut text = String::new();
     for row in &rows {
         for (cell, width) in row.iter().zip(&widths) {
             text.push_str(&format!("{cell:<width$}  "));
         }
-        text.push_str(&row[5]);
+        text.push_str(&row[6]);
         text.push('\n');
-    }
-    let missing: Vec<IpAddr> = listed.iter().filter(|one| !one.in_kernel).map(|one| one.address).collect();
-    if !missing.is_empty() {
-        text.push_str("\nSomebody took what the kernel does not block out of its sets; `harden-portsentry restore` puts it back.\n");
     }
     text
 }

@@ -6,6 +6,7 @@ mod blocks;
 mod confirm;
 mod daemon;
 mod diff;
+mod hand_over;
 mod init;
 mod man;
 mod progress;
@@ -25,6 +26,7 @@ use std::time::Duration;
 use anyhow::{Result, bail};
 use clap::FromArgMatches;
 
+use crate::daemon::keep;
 use crate::daemon::responder::serve;
 use crate::host::Host;
 use crate::report::Report;
@@ -66,6 +68,9 @@ pub fn main(words: impl IntoIterator<Item = OsString>) -> ExitCode {
     if let Some(behind) = daemon::asked_for(&words) {
         return daemon::main(&behind, &words);
     }
+    if let Some(exit) = hand_over::answered(&words) {
+        return exit.into();
+    }
     let parsed = command().try_get_matches_from(words);
     let arguments = match parsed.and_then(|matches| Arguments::from_arg_matches(&matches)) {
         Ok(arguments) => arguments,
@@ -83,7 +88,7 @@ pub fn main(words: impl IntoIterator<Item = OsString>) -> ExitCode {
     // A Ctrl-C ends the program while nothing is being changed; apply and undo then take the signal over.
     let may_end = Arc::new(AtomicBool::new(true));
     // That takes a thread, and whoever gives up rights must not have another one, which would keep them.
-    if !matches!(arguments.command, Command::Responder(_)) {
+    if !matches!(arguments.command, Command::Responder(_) | Command::Keep) {
         end_on_interrupt(Arc::clone(&may_end));
     }
     let common = &arguments.common;
@@ -102,6 +107,7 @@ pub fn main(words: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Init(options) => ("init", init::run(common, options)),
         // Its words are portsentry's, and were taken above.
         Command::Daemon { .. } => ("daemon", Ok(Exit::Usage)),
+        Command::Keep => ("keep", keep().map(|()| Exit::Good)),
         Command::Responder(which) => ("responder", respond(which).map(|()| Exit::Good)),
         Command::Man { directory } => ("man", man::run(directory)),
     };

@@ -1,6 +1,6 @@
 //! KILL_NFT: the response that is built in. The kernel's set first, all else afterwards and elsewhere.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::io::Write;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -28,7 +28,9 @@ use super::reactions::{Entrance, Job};
 use super::telling::Alarm;
 use super::threads::locked;
 use crate::blocks::control::{self, Request};
-use crate::blocks::{Answer, Blocks, Busy, Evidence, Guard, IgnoreList, Ledger, Length, Now, Outcome, Record, Safe};
+use crate::blocks::{
+    Answer, Blocks, Busy, By, Evidence, Guard, IgnoreList, Ledger, Length, Now, Outcome, Record, Safe,
+};
 use crate::kernel::Gone;
 use crate::settings::{POLICY, Policy};
 
@@ -164,6 +166,11 @@ impl Blocking {
         [left, look, ask].into_iter().flatten().min()
     }
 
+    /// Who is blocked.
+    pub fn live(&self) -> BTreeSet<IpAddr> {
+        self.blocks.live(Now::read())
+    }
+
     /// How many are blocked.
     pub fn blocked_hosts(&self) -> usize {
         self.blocks.len()
@@ -217,20 +224,29 @@ impl Blocking {
         let now = Now::read();
         let mut free = Vec::new();
         let mut is_wanted = false;
-        super::run::drain(&self.bell);
+        super::signals::drain(&self.bell);
         // It fails, for the clock was set, and is heard again with the next time.
         let _ = rustix::io::read(&self.clock, &mut [0_u8; 8][..]);
         while let Ok(Question { stream, request, guard }) = self.questions.try_recv() {
             if let Some(guard) = guard {
                 free.extend(self.take_guard(guard));
             }
+            let by_portsentry = matches!(request, Request::Block { by: By::Portsentry, .. });
             let (answer, records) = self.blocks.serve(request, now);
+            let is_restored = matches!(answer, control::Answer::Restored(_));
             if let control::Answer::Freed(freed) = &answer {
                 free.extend(freed);
                 is_wanted |= !freed.is_empty();
             }
-            let then = Then::Answer(stream, Box::new(answer));
-            self.keeper.keep(Entry { records, is_over: false, then });
+            let then = if by_portsentry {
+                self.answer_at_once(&stream, &answer);
+                self.lookout.ask();
+                Then::Nothing
+            } else {
+                Then::Answer(stream, Box::new(answer))
+            };
+            // TCP wrappers, too, who may say otherwise.
+            self.keeper.keep(Entry { records, is_over: is_restored, then });
         }
         let over = self.blocks.pass(now);
         for address in over.iter().take(TOLD) {
@@ -272,6 +288,15 @@ impl Blocking {
             }
         }
         (free, is_wanted)
+    }
+
+    /// Debian's portsentry sees nothing while it waits for an answer, so it does not wait for the disk. It takes whom it caught
+    /// for blocked whatever is said to it.
+    fn answer_at_once(&self, stream: &UnixStream, answer: &control::Answer) {
+        control::answer(stream, answer);
+        if let control::Answer::Refused(why) = answer {
+            self.output.say(&format!("adminalert: ERROR: {why}"));
+        }
     }
 
     /// Frees whom this guard objects to; an address may just have become this host's gateway. Returns who is free now.
@@ -362,8 +387,9 @@ fn listen(listener: &UnixListener, named: &Mutex<Named>, questions: &SyncSender<
             continue;
         };
         let asked = control::question(&stream).context("what is asked cannot be read").and_then(|request| {
-            let blocks = matches!(request, Request::Block { .. });
-            let guard = blocks.then(|| locked(named).clone().guard()).transpose()?;
+            // Debian's portsentry waits, and whom it caught this looks at afterwards, as at its own.
+            let looks = matches!(request, Request::Block { by, .. } if by != By::Portsentry);
+            let guard = looks.then(|| locked(named).clone().guard()).transpose()?;
             Ok((request, guard))
         });
         match asked {

@@ -11,7 +11,8 @@ use anyhow::{Context, Result, bail};
 
 use super::invocation::Mode;
 use super::ports::Ports;
-use crate::blocks::Answer;
+use crate::blocks::{Answer, IgnoreList};
+use crate::host::Generation;
 use crate::syntax::Dialect;
 use crate::syntax::portsentry_conf::{SHARED_KEYS, V1_KEYS};
 
@@ -60,6 +61,15 @@ pub struct Config {
     pub warnings: Vec<String>,
 }
 
+fn text(path: &Path) -> Result<String> {
+    let bytes = std::fs::read(path).map_err(|error| {
+        let may_not = error.kind() == std::io::ErrorKind::PermissionDenied;
+        let remedy = if may_not { "; let the daemon's user read it (chmod o+r, or setfacl)" } else { "" };
+        anyhow::anyhow!("Cannot open config file: {}: {error}{remedy}", path.display())
+    })?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
 struct Values<'a> {
     path: &'a Path,
     by_key: HashMap<&'static str, (usize, String)>,
@@ -72,12 +82,28 @@ impl Config {
     /// # Errors
     /// It cannot be read, or a line cannot be understood: with file, line and remedy.
     pub fn read(path: &Path, mode: Mode) -> Result<Config> {
-        let bytes = std::fs::read(path).map_err(|error| {
-            let may_not = error.kind() == std::io::ErrorKind::PermissionDenied;
-            let remedy = if may_not { "; let the daemon's user read it (chmod o+r, or setfacl)" } else { "" };
-            anyhow::anyhow!("Cannot open config file: {}: {error}{remedy}", path.display())
-        })?;
-        Config::parse(&String::from_utf8_lossy(&bytes), path, mode)
+        Config::parse(&text(path)?, path, mode)
+    }
+
+    /// Reads what the file at `path` says of blocks, whatever it says of ports: of one who watches none.
+    ///
+    /// # Errors
+    /// As [`Config::read`].
+    pub fn of_blocks(path: &Path) -> Result<Config> {
+        Config::parse_lines(&text(path)?, path, Mode::Stealth)
+    }
+
+    /// Who is never blocked, as the list that [`Config::of_blocks`] names has it, with its complaints: in 1.2's own form where it
+    /// is the list that people edit for 1.2.
+    ///
+    /// # Errors
+    /// It cannot be read, or a line cannot be understood.
+    pub fn ignored(&self) -> Result<(IgnoreList, Vec<String>)> {
+        let is_of_1_2 = |path: &Path| path == Path::new(Generation::SysvModes.ignore_list());
+        match &self.ignore_file {
+            Some(path) => IgnoreList::read(path, if is_of_1_2(path) { Dialect::V1 } else { Dialect::V2 }),
+            None => Ok((IgnoreList::default(), Vec::new())),
+        }
     }
 
     /// The same for a `text` that was read from `path`.

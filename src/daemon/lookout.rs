@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use rustix::event::{PollFd, PollFlags, poll};
 
-use super::run::drain;
+use super::signals::drain;
 use super::threads::locked;
 use crate::blocks::{Guard, IgnoreList};
 use crate::kernel::NetworkChanges;

@@ -3,14 +3,12 @@
 use std::collections::HashSet;
 use std::net::IpAddr;
 use std::os::fd::AsFd;
-use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use jiff::Timestamp;
 use rustix::event::{PollFd, PollFlags, poll};
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use super::background::Caller;
 use super::blocking::{Blocking, Opened};
@@ -27,6 +25,7 @@ use super::output::{Output, Writer};
 use super::probe::Probe;
 use super::reactions::Reactions;
 use super::responder::{Remote, Way};
+use super::signals::{Signals, drain};
 use super::split::{Ways, split};
 use super::start::{blocked_hosts, blocked_path, ignore_list, only_one};
 use super::table::Table;
@@ -52,26 +51,6 @@ const AGAIN: Duration = Duration::from_millis(50);
 const FORGET: Duration = Duration::from_secs(10);
 /// How often it is told what the history does not show.
 const SUM_UP: Duration = Duration::from_secs(3_600);
-
-/// The signals that a daemon hears, each by a socket that becomes readable.
-struct Signals {
-    end: UnixStream,
-    reload: UnixStream,
-}
-
-impl Signals {
-    fn new() -> Result<Signals> {
-        let pipe = |signals: &[i32]| -> Result<UnixStream> {
-            let (read, write) = UnixStream::pair().context("cannot make a pipe for signals")?;
-            read.set_nonblocking(true).context("cannot make a pipe for signals")?;
-            for signal in signals {
-                signal_hook::low_level::pipe::register(*signal, write.try_clone()?).context("cannot hear signals")?;
-            }
-            Ok(read)
-        };
-        Ok(Signals { end: pipe(&[SIGTERM, SIGINT])?, reload: pipe(&[SIGHUP])? })
-    }
-}
 
 /// What a packet comes from.
 enum Source {
@@ -258,7 +237,7 @@ fn publisher(ways: &Ways, complaints: &mut Vec<String>) -> Publish {
         return Box::new(move || remote.publish_denied());
     }
     if rustix::process::geteuid().is_root() {
-        return Box::new(publish_denied);
+        return Box::new(|| publish_denied().map(drop));
     }
     complaints.push(format!(
         "{DENIED} is written by root alone, and nobody here is: TCP wrappers deny nobody (harden-portsentry-responder.socket)"
@@ -639,12 +618,4 @@ fn seen(prefix: &[u8]) -> Seen {
         b"again" => Seen::Again,
         _ => Seen::Unknown,
     }
-}
-
-/// Reads all that is there.
-pub fn drain(stream: &UnixStream) {
-    use std::io::Read;
-    let mut stream = stream;
-    let mut bytes = [0; 64];
-    while matches!(stream.read(&mut bytes), Ok(1..)) {}
 }

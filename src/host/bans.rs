@@ -1,17 +1,22 @@
 //! What fail2ban's portsentry jail remembers.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-use super::{Host, Invocation};
+use super::{Host, Invocation, fail2ban_server};
 
+const SOCKET: &str = "/run/fail2ban/fail2ban.sock";
 const JAIL: &str = "portsentry";
+const ACTION_FILE: &str = "/etc/fail2ban/action.d/harden-portsentry.conf";
 /// Its action, as the jail of this program names it.
 const ACTION: &str = "harden-portsentry";
 /// How long fail2ban may take; it stands still while an action hangs.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// How long an action takes at most, where nothing is wrong.
+const A_WHILE: Duration = Duration::from_secs(2);
 /// So many addresses are words of one command.
 const PARCEL: usize = 500;
 
@@ -24,11 +29,23 @@ impl Host {
         let _ = self.banned().and_then(|banned| self.unban(&banned));
     }
 
+    /// Whether a ban of the jail asks for a block, and is none itself.
+    pub fn bans_are_wishes(&self) -> bool {
+        self.text(ACTION_FILE).is_some_and(|text| text.contains(" block <ip>"))
+    }
+
     /// Whom the jail bans; nobody, where there is no such jail or no fail2ban runs.
     ///
     /// # Errors
     /// fail2ban runs and does not answer.
     pub fn banned(&self) -> Result<Vec<IpAddr>> {
+        if !self.is_live() || !self.exists(SOCKET) {
+            return Ok(Vec::new());
+        }
+        // What this cannot read, a refusal among it, its own client does.
+        if let Ok(Some(banned)) = fail2ban_server::banned(SOCKET, JAIL) {
+            return Ok(banned);
+        }
         let listed = self.fail2ban(&["get", JAIL, "banip"])?.unwrap_or_default();
         Ok(listed.split_whitespace().filter_map(|word| word.parse().ok()).collect())
     }
@@ -60,9 +77,31 @@ impl Host {
         unbanned
     }
 
+    /// Has the jail ban nobody who is not `blocked`; how many bans it lifted. A ban is counted before its action has blocked
+    /// anybody, so whoever seems to be free is looked at again, a while later.
+    ///
+    /// # Errors
+    /// As [`Host::unban`], or those of `blocked`.
+    pub fn unban_others(&self, blocked: impl Fn() -> Result<BTreeSet<IpAddr>>) -> Result<usize> {
+        if !self.bans_are_wishes() {
+            return Ok(0);
+        }
+        let mut others = self.banned()?;
+        for look in 0..2 {
+            if others.is_empty() {
+                return Ok(0);
+            }
+            std::thread::sleep(A_WHILE * look);
+            let blocked = blocked()?;
+            others.retain(|address| !blocked.contains(address));
+        }
+        self.unban(&others)?;
+        Ok(others.len())
+    }
+
     /// What fail2ban's server answers; `None` where none runs, or it refuses.
     fn fail2ban(&self, words: &[&str]) -> Result<Option<String>> {
-        if !self.exists("/usr/bin/fail2ban-client") || !self.exists("/run/fail2ban/fail2ban.sock") {
+        if !self.exists("/usr/bin/fail2ban-client") || !self.exists(SOCKET) {
             return Ok(None);
         }
         let output = Invocation::new("fail2ban-client", words)

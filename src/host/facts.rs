@@ -26,6 +26,8 @@ pub enum Generation {
 pub const EMBEDDED_UNIT: &str = "harden-portsentry.service";
 /// Has the kernel block whom the ledger says before the network is up, and frees them as it is stopped.
 pub const BLOCKS_UNIT: &str = "harden-portsentry-blocks.service";
+/// Keeps whom Debian's portsentry has blocked.
+pub const KEEPER_UNIT: &str = "harden-portsentry-keeper.service";
 /// The unit that has iptables answer blocked hosts with CHAOS.
 pub const CHAOS_UNIT: &str = "harden-portsentry-chaos.service";
 /// Where the built-in portsentry has done what it has no right to do, and names looked up.
@@ -58,7 +60,7 @@ impl Generation {
         match self {
             Generation::UnitModes => &["portsentry@atcp.service", "portsentry@audp.service"],
             Generation::SysvModes | Generation::OneProcess => &["portsentry.service"],
-            Generation::Embedded => &[EMBEDDED_UNIT, BLOCKS_UNIT],
+            Generation::Embedded => &[EMBEDDED_UNIT],
         }
     }
 
@@ -110,14 +112,6 @@ impl Generation {
         }
     }
 
-    /// Its units that are restarted to take another configuration.
-    pub fn daemons(self) -> &'static [&'static str] {
-        match self {
-            Generation::Embedded => &[EMBEDDED_UNIT],
-            other => other.units(),
-        }
-    }
-
     /// Whether it is 1.2: modes, a process for each, an ignore list that is built.
     pub fn is_1_2(self) -> bool {
         matches!(self, Generation::SysvModes | Generation::UnitModes)
@@ -164,7 +158,7 @@ const PACKAGES: [&str; 10] = [
     "harden-portsentry",
 ];
 
-const UNITS: [&str; 11] = [
+const UNITS: [&str; 12] = [
     "portsentry.service",
     "portsentry@atcp.service",
     "portsentry@audp.service",
@@ -173,6 +167,7 @@ const UNITS: [&str; 11] = [
     "fail2ban.service",
     EMBEDDED_UNIT,
     BLOCKS_UNIT,
+    KEEPER_UNIT,
     CHAOS_UNIT,
     RESPONDER_SOCKETS[0],
     RESPONDER_SOCKETS[1],
@@ -205,7 +200,7 @@ impl Facts {
     /// The processes that any decision looks at; of this program those that watch, not the one that asks.
     pub fn processes_now() -> Vec<Process> {
         let mut found = Process::named(&["portsentry", "fail2ban-server", "harden-portsentry"]);
-        found.retain(|process| process.program() != "harden-portsentry" || is_embedded(process));
+        found.retain(|process| process.program() != "harden-portsentry" || is_embedded(process) || is_keeper(process));
         found
     }
 
@@ -217,6 +212,11 @@ impl Facts {
     /// The running processes of the built-in portsentry.
     pub fn embedded(&self) -> impl Iterator<Item = &Process> {
         self.processes.iter().filter(|process| is_embedded(process))
+    }
+
+    /// The process that keeps the blocks of Debian's portsentry.
+    pub fn keeper(&self) -> impl Iterator<Item = &Process> {
+        self.processes.iter().filter(|process| is_keeper(process))
     }
 
     /// The running processes of the portsentry of this generation.
@@ -235,8 +235,17 @@ impl Facts {
 
 /// `harden-portsentry daemon …`.
 fn is_embedded(process: &Process) -> bool {
+    runs(process, "daemon")
+}
+
+/// `harden-portsentry keep`.
+fn is_keeper(process: &Process) -> bool {
+    runs(process, "keep")
+}
+
+fn runs(process: &Process, wanted: &str) -> bool {
     let command = process.words.iter().skip(1).find(|word| !word.starts_with('-'));
-    process.program() == "harden-portsentry" && command.is_some_and(|word| word == "daemon")
+    process.program() == "harden-portsentry" && command.is_some_and(|word| word == wanted)
 }
 
 impl Release {

@@ -14,7 +14,7 @@ use netlink_sys::Socket;
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, recv};
 
-use super::elements::{DELETE, NEW, append_elements};
+use super::elements::{DELETE, GET, NEW, append_elements};
 use super::nftables::{NFTABLES, append, begin, end, inet, messages, open, transact};
 
 /// Elements of one transaction: a socket takes some 200 kB at once.
@@ -95,6 +95,22 @@ impl AddressSets {
             }
         }
         Ok(())
+    }
+
+    /// Whether `address` is in.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn has(&mut self, address: IpAddr) -> Result<bool> {
+        let set = self.names[usize::from(address.is_ipv6())];
+        let mut question = Vec::new();
+        append_elements(&mut question, (GET, 0), (&self.table, set), std::iter::once((octets(address), None)));
+        let mut found = HashMap::new();
+        match self.dump(&question, &mut found) {
+            // So it is, too, where there is no such set.
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
+            other => other.map(|()| found.contains_key(&address)).map_err(|error| self.explained(error, "look into")),
+        }
     }
 
     /// All addresses, with how long each is still to stay.

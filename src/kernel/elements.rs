@@ -7,8 +7,9 @@ use netlink_packet_core::{NLA_F_NESTED, NLM_F_ACK, NLM_F_REQUEST};
 
 use super::nftables::NFTABLES;
 
-/// NFT_MSG_NEWSETELEM and NFT_MSG_DELSETELEM.
+/// NFT_MSG_NEWSETELEM, NFT_MSG_GETSETELEM and NFT_MSG_DELSETELEM.
 pub const NEW: u8 = 12;
+pub const GET: u8 = 13;
 pub const DELETE: u8 = 14;
 /// NFPROTO_INET.
 const INET: u8 = 1;

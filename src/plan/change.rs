@@ -1,9 +1,12 @@
 //! The kinds of change, and the plan that holds them.
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::blocks::Difference;
 use crate::host::Candidate;
 
 /// Everything that apply would do, in the order of the article.
@@ -42,6 +45,10 @@ pub enum Change {
     File(FileChange),
     Program(ProgramChange),
     Unit(UnitChange),
+    /// Whom others block, by rules and lines of their own, comes into the ledger.
+    Blocks(BTreeSet<IpAddr>),
+    /// Lists that say otherwise than the ledger who is blocked follow it.
+    Lists(BTreeMap<IpAddr, BTreeSet<Difference>>),
     Later(Later),
 }
 
@@ -227,6 +234,23 @@ impl Plan {
             Change::Program(change) => Some(change),
             _ => None,
         })
+    }
+
+    /// Whose blocks come into the ledger.
+    pub fn blocks(&self) -> BTreeSet<IpAddr> {
+        self.changes()
+            .filter_map(|change| match change {
+                Change::Blocks(addresses) => Some(addresses),
+                _ => None,
+            })
+            .flatten()
+            .copied()
+            .collect()
+    }
+
+    /// Whether lists are to follow the ledger.
+    pub fn mends_lists(&self) -> bool {
+        self.changes().any(|change| matches!(change, Change::Lists(_)))
     }
 
     /// The paths whose changes are only known after the installation.

@@ -10,8 +10,8 @@ use anyhow::{Context, Result, bail};
 
 use crate::history;
 use crate::host::{
-    BLOCKS_UNIT, CHAOS_RULE, CHAOS_UNIT, EMBEDDED_UNIT, EMBEDDED_USER, Host, Packages, RESPONDER_SOCKETS, RuleList,
-    SYSUSERS, ServiceManager, is_block,
+    BLOCKS_UNIT, CHAOS_RULE, CHAOS_UNIT, EMBEDDED_UNIT, EMBEDDED_USER, Host, KEEPER_UNIT, Packages, RESPONDER_SOCKETS,
+    RuleList, SYSUSERS, ServiceManager, is_block,
 };
 use crate::syntax::hosts_access::denied_address;
 
@@ -205,6 +205,7 @@ impl<'a> Undo<'a> {
             FileKind::HostsAccess | FileKind::AddressList if now == trace.after => before,
             FileKind::HostsAccess => merged(now.as_deref(), before, with_hosts_entries_of)?,
             FileKind::AddressList => merged(now.as_deref(), before, with_list_entries_of)?,
+            FileKind::Blocks if now == trace.after => before,
             FileKind::Blocks if self.complete => match &now {
                 Some(text) => without_blocks(text, before.as_deref(), &self.blocked),
                 None => None,
@@ -339,7 +340,7 @@ impl<'a> Undo<'a> {
                 self.host.release_bans();
             }
             // Nothing may block anybody while blocks are being lifted.
-            let embedded = [&[EMBEDDED_UNIT, BLOCKS_UNIT, CHAOS_UNIT][..], &RESPONDER_SOCKETS].concat();
+            let embedded = [&[EMBEDDED_UNIT, KEEPER_UNIT, BLOCKS_UNIT, CHAOS_UNIT][..], &RESPONDER_SOCKETS].concat();
             for (unit, ..) in self
                 .units
                 .iter()

@@ -1,9 +1,13 @@
 //! The JSON report: one versioned form for diff, apply and verify, described in docs/report.md and by
 //! docs/report.schema.json.
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
 use serde::Serialize;
 
 use crate::article::Described;
+use crate::blocks::Difference;
 use crate::checks::Check;
 use crate::host::{Generation, Host, ServiceManager};
 use crate::plan::{Change, Note, Plan};
@@ -104,6 +108,12 @@ enum ChangeReport {
         unit: String,
         action: &'static str,
         why: String,
+    },
+    Blocks {
+        addresses: Vec<IpAddr>,
+    },
+    Lists {
+        differences: BTreeMap<IpAddr, BTreeSet<Difference>>,
     },
     Later {
         path: String,
@@ -298,6 +308,8 @@ fn change(change: &Change) -> ChangeReport {
         Change::Unit(unit) => {
             ChangeReport::Unit { unit: unit.unit.clone(), action: unit.action.verb(), why: unit.why.clone() }
         }
+        Change::Blocks(addresses) => ChangeReport::Blocks { addresses: addresses.iter().copied().collect() },
+        Change::Lists(differences) => ChangeReport::Lists { differences: differences.clone() },
         Change::Later(later) => ChangeReport::Later { path: later.path.display().to_string(), why: later.why.clone() },
     }
 }

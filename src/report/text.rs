@@ -173,6 +173,17 @@ impl Page {
                     &format!("{}   ({})", unit.unit.trim_end_matches(".service"), unit.why),
                 );
             }
+            Change::Blocks(addresses) => {
+                let shown: Vec<String> = addresses.iter().map(ToString::to_string).collect();
+                let why = "blocked by rules, lines or bans of their own: from now on in the ledger, for a time";
+                self.wrapped("  move        ", &format!("{}   ({why})", shown.join(" ")));
+            }
+            Change::Lists(differences) => {
+                for (address, differences) in differences {
+                    let words: Vec<String> = differences.iter().map(ToString::to_string).collect();
+                    self.wrapped("  mend        ", &format!("{address}: {}", words.join("; ")));
+                }
+            }
             Change::Later(later) => self.wrapped(
                 "  later       ",
                 &format!("{}: {}; shown once its package is there", later.path.display(), later.why),

@@ -57,6 +57,8 @@ pub struct Settings {
     pub resolve_host: Sourced<bool>,
     pub fail2ban: Sourced<bool>,
     pub bantime: Sourced<BanTime>,
+    /// An action of fail2ban's own for the portsentry jail, in the place of ours, which asks for a block.
+    pub banaction: Option<Sourced<String>>,
     /// Whether a stock sshd jail without a log may be given the journal (trap 6).
     pub mend_sshd_jail: Sourced<bool>,
     /// Networks that the user named: never blocked, and let in by hosts.allow.
@@ -131,6 +133,7 @@ impl Settings {
             resolve_host: policy.resolve_host,
             fail2ban: policy.fail2ban,
             bantime: policy.bantime,
+            banaction: policy.banaction,
             mend_sshd_jail: policy.mend_sshd_jail,
             safe: policy.safe,
             ssh_clients: policy.ssh_clients,

@@ -39,6 +39,8 @@ pub struct Policy {
     pub resolve_host: Sourced<bool>,
     pub fail2ban: Sourced<bool>,
     pub bantime: Sourced<BanTime>,
+    /// An action of fail2ban's own for the jail, in the place of ours.
+    pub banaction: Option<Sourced<String>>,
     pub mend_sshd_jail: Sourced<bool>,
     pub safe: Vec<Sourced<IpNet>>,
     pub lan: LanPolicy,
@@ -70,6 +72,7 @@ struct Raw {
     resolve_host: Option<bool>,
     fail2ban: Option<bool>,
     bantime: Option<RawLength>,
+    banaction: Option<String>,
     mend_sshd_jail: Option<bool>,
     safe: Vec<String>,
     lan: RawLan,
@@ -168,6 +171,14 @@ impl Policy {
             ),
             None => None,
         };
+        let banaction = match raw.banaction {
+            Some(value) => {
+                let origin = place(None, "banaction");
+                check_banaction(&value).map_err(|error| anyhow!("{origin}: {error}"))?;
+                Some(Sourced { value, origin })
+            }
+            None => None,
+        };
         let mut safe = Vec::new();
         for entry in &raw.safe {
             let origin = place(None, "safe");
@@ -194,6 +205,7 @@ impl Policy {
             resolve_host: or(raw.resolve_host, place(None, "resolve_host"), true),
             fail2ban: or(raw.fail2ban, place(None, "fail2ban"), true),
             bantime: or(bantime, place(None, "bantime"), BanTime::DAY),
+            banaction,
             mend_sshd_jail: or(raw.mend_sshd_jail, place(None, "mend_sshd_jail"), true),
             safe,
             lan: LanPolicy { values, wide: or(raw.lan.wide, place(Some("lan"), "wide"), false) },
@@ -205,6 +217,18 @@ impl Policy {
             block,
         })
     }
+}
+
+/// The name of a file in action.d, which becomes a line of the jail.
+fn check_banaction(name: &str) -> Result<()> {
+    let is_name = |letter: char| letter.is_ascii_alphanumeric() || matches!(letter, '-' | '_');
+    if name.is_empty() || !name.chars().all(is_name) {
+        bail!(
+            "banaction is {name:?}, and no action of fail2ban has that name; write one of /etc/fail2ban/action.d, without \
+             .conf: \"nftables-allports\""
+        );
+    }
+    Ok(())
 }
 
 /// An address or a network in CIDR form; host bits are cut off.

@@ -21,7 +21,8 @@ use super::super::names::look_up_in_threads;
 use super::super::start::ignore_list;
 use super::super::threads::locked;
 use super::{Answer, LINE, NameAnswer, Numbered, Question, receive, send_line};
-use crate::blocks::{Guard, publish_denied};
+use crate::blocks::{Guard, blocked, publish_denied};
+use crate::host::Host;
 use crate::settings::{POLICY, Policy};
 
 /// Whoever asks is gone if nothing comes for so long.
@@ -98,10 +99,13 @@ fn questions<T: DeserializeOwned>(stream: &UnixStream) -> Result<impl Iterator<I
 impl CommandServer {
     fn serve(&self, stream: UnixStream) -> Result<()> {
         let mut pace = Pace { left: AT_ONCE, at: Instant::now() };
+        // Its jail may have brought back bans whose blocks are over.
+        let mut is_first = true;
         for question in questions::<Numbered<Question>>(&stream)? {
             let Numbered { number, what } = question?;
             std::thread::sleep(pace.wait(Instant::now()));
             let mut socket = None;
+            let mut published = None;
             let what = match what {
                 Question::Run { deed, target, port, mode } => Answer::Ended(self.run(deed, target, port, &mode)),
                 Question::Listen { port, tcp, mode } => match self.open(port, tcp, &mode) {
@@ -115,15 +119,17 @@ impl CommandServer {
                     }
                 },
                 Question::PublishDenied => {
-                    let done = publish_denied();
-                    if let Err(error) = &done {
-                        eprintln!("{error:#}");
-                    }
-                    Answer::Published(done.is_ok())
+                    published = publish_denied().map_err(|error| eprintln!("{error:#}")).ok();
+                    Answer::Published(published.is_some())
                 }
             };
             let beside = socket.as_ref().map(AsFd::as_fd);
             send_line(&stream, &Numbered { number, what }, beside).context("whoever asked is gone")?;
+            // fail2ban may wait for whoever asked, who must not wait for it.
+            if published.is_some_and(|published| published.some_are_free || is_first) {
+                is_first = false;
+                std::thread::spawn(unban);
+            }
         }
         Ok(())
     }
@@ -175,6 +181,18 @@ impl CommandServer {
         let ports = if is_tcp { &config.tcp_ports } else { &config.udp_ports };
         ensure!(ports.iter().any(|known| known == port), "the configuration does not name it");
         listen(port, is_tcp).context("cannot listen on it")
+    }
+}
+
+/// Has fail2ban's jail forget whose block is over, one after the other.
+fn unban() {
+    static TURN: Mutex<()> = Mutex::new(());
+    let _turn = locked(&TURN);
+    let done = Host::new(Path::new("/")).and_then(|host| host.unban_others(blocked));
+    match done {
+        Ok(0) => {}
+        Ok(bans) => eprintln!("fail2ban's portsentry jail has lifted {bans} bans whose blocks are over"),
+        Err(error) => eprintln!("{error:#}"),
     }
 }
 
