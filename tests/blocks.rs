@@ -95,7 +95,10 @@ fn what_the_ledger_says_is_there_again_after_a_boot() {
     run(&net, &home, &["block", "2001:db8::9", "--for", "1h"]);
     net.nft("host", "flush ruleset");
     let (listed, _) = run(&net, &home, &["blocked"]);
-    assert!(listed.contains("not blocked by the kernel") && listed.contains("harden-portsentry restore"), "{listed}");
+    assert!(
+        listed.contains("blocked, and not in the kernel's sets") && listed.contains("harden-portsentry apply"),
+        "{listed}"
+    );
     assert_eq!(run(&net, &home, &["restore"]), ("2 hosts are blocked.\n".to_owned(), true));
     assert_eq!(blocked(&net), set(["203.0.113.9", "2001:db8::9"]));
     let text = net.run("host", "nft", &["list", "table", "inet", TABLE]);
@@ -111,7 +114,10 @@ fn a_daemon_restores_when_it_is_asked() {
     run(&net, &home, &["block", "203.0.113.10"]);
     net.nft("host", &format!("delete element inet {TABLE} blocked4 {{ 203.0.113.9 }}"));
     let (listed, _) = run(&net, &home, &["blocked"]);
-    assert!(listed.contains("not blocked by the kernel") && listed.contains("harden-portsentry restore"), "{listed}");
+    assert!(
+        listed.contains("blocked, and not in the kernel's sets") && listed.contains("harden-portsentry apply"),
+        "{listed}"
+    );
     assert_eq!(run(&net, &home, &["restore"]), ("2 hosts are blocked.\n".to_owned(), true));
     assert_eq!(blocked(&net), set(["203.0.113.9", "203.0.113.10"]));
 }

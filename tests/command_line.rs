@@ -52,7 +52,7 @@ fn the_help_of_blocks_says_what_a_stranger_needs() {
     for (name, says) in [
         ("block", &["Refused, with the reason", "gateways", "`term` of [block]", "takes root", "Exit status"][..]),
         ("unblock", &["free at once", "Debian's portsentry", "takes root", "Exit status"]),
-        ("blocked", &["ADDRESS; SINCE and UNTIL", "TIMES", "takes root", "Exit status"]),
+        ("blocked", &["SINCE and UNTIL", "BY, who wanted it", "takes root", "Exit status"]),
         ("restore", &["flush ruleset", "takes root", "Exit status"]),
     ] {
         let help = program(&[name, "--help"]).exits(0).says_not("--lan-if").says_not("--root").says_not("--policy");

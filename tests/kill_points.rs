@@ -143,7 +143,7 @@ fn on_debian_12() {
 #[test]
 fn on_debian_12_with_the_embedded_engine() {
     killed_anywhere_apply_finishes_and_undo_restores(|| {
-        let fixture = Fixture::without_program(12).with_nftables();
+        let fixture = Fixture::without_program(12);
         fixture.write("/etc/harden-portsentry/policy.toml", "engine = \"embedded\"\n");
         fixture
     });

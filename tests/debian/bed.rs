@@ -315,9 +315,7 @@ impl Bed {
 
     /// And what apply would install on a stock box, for a test that compares the files of before and after.
     pub fn with_its_packages(self) -> Bed {
-        if is_embedded() {
-            self.apt("install nftables");
-        }
+        self.apt("install nftables");
         self
     }
 

@@ -1,6 +1,7 @@
 //! Which portsentry watches: Debian's, or the one built into the program.
 
-use crate::bed::{Bed, OTHER_OUTSIDER, OUTSIDER, PROGRAM, Suite, is_embedded, seconds, wait_for};
+use crate::article::DROP;
+use crate::bed::{Bed, OTHER_OUTSIDER, OUTSIDER, PROGRAM, Suite, seconds, wait_for};
 
 /// auto takes Debian's while apt has it; the embedded one is asked for, or is what is left.
 pub fn where_apt_has_no_portsentry_the_embedded_one_takes_its_place(suite: Suite) {
@@ -53,17 +54,17 @@ pub fn the_embedded_one_stays_until_the_package_is_asked_for(suite: Suite) {
     bed.wait_until_banned(OUTSIDER);
     assert!(!bed.ssh_answers(OUTSIDER), "it is blocked");
 
-    bed.tool("diff --engine package")
-        .exits(2)
-        .says("remove /etc/systemd/system/harden-portsentry.service")
-        .says("2 hosts are blocked by the embedded portsentry or by hand: freed, and forgotten");
+    bed.tool("diff --engine package").exits(2).says("remove /etc/systemd/system/harden-portsentry.service");
     bed.tool("apply --yes --engine package").succeeds();
-    only(
-        &package,
-        "harden-portsentry harden-portsentry-blocks harden-portsentry-responder.socket harden-portsentry-names.socket",
-    );
+    only(&package, "harden-portsentry harden-portsentry-responder.socket harden-portsentry-names.socket");
+    only("harden-portsentry-blocks harden-portsentry-keeper", "harden-portsentry");
     nothing_is_left_of_the_embedded_one(&bed);
-    assert!(bed.ssh_answers(OUTSIDER) && !bed.firewall_names(OUTSIDER), "whom it blocked is free:\n{}", bed.firewall());
+    assert!(
+        !bed.ssh_answers(OUTSIDER) && bed.firewall_names(OUTSIDER),
+        "whoever is blocked stays so:\n{}",
+        bed.firewall()
+    );
+    assert!(bed.ok("harden-portsentry blocked").contains("2001:db8:66::10"));
     bed.apply().says("nothing to change");
     bed.tool("verify").succeeds();
     bed.wait_until_it_listens();
@@ -71,6 +72,7 @@ pub fn the_embedded_one_stays_until_the_package_is_asked_for(suite: Suite) {
     bed.wait_until_blocked(OTHER_OUTSIDER);
 
     bed.tool("undo 1 --yes").succeeds();
+    assert!(bed.ssh_answers(OUTSIDER) && !bed.firewall_names(OUTSIDER), "undo frees:\n{}", bed.firewall());
     bed.tool("diff --format json").exits(2).says("\"chosen\": \"package\"");
 }
 
@@ -144,7 +146,7 @@ pub fn a_change_to_the_literal_chaos_frees_whom_the_ledger_holds(suite: Suite) {
     bed.tool("diff")
         .exits(2)
         .says("by a rule of CHAOS a host")
-        .says("one host is blocked by the embedded portsentry or by hand: freed, and forgotten");
+        .says("one host is blocked by portsentry or by hand: freed, and forgotten");
     bed.apply();
     let is_free = || bed.ssh_answers(OUTSIDER) && !bed.firewall_names(OUTSIDER);
     assert!(is_free(), "{}", bed.firewall());
@@ -170,8 +172,7 @@ pub fn whom_readme_frees_is_free(suite: Suite) {
     bed.wait_until_blocked(OUTSIDER);
     bed.wait_until_banned(OUTSIDER);
     wait_for(seconds(30), "ssh to be refused", || !bed.ssh_answers(OUTSIDER));
-    let section = if is_embedded() { "**The embedded one** keeps" } else { "**Debian's** blocks" };
-    let lines = include_str!("../../README.md").lines().skip_while(|line| !line.starts_with(section));
+    let lines = include_str!("../../README.md").lines().skip_while(|line| !line.starts_with("## Who is blocked"));
     let is_it = |line: &&str| line.trim_start().starts_with("harden-portsentry unblock 203.0.113.9");
     let command = lines.take_while(|line| !line.starts_with("**You have")).find(is_it).expect("a command");
     let command = command.replace("free at once, everywhere", "");
@@ -219,32 +220,54 @@ pub fn whom_safe_names_is_freed_by_apply(suite: Suite) {
     assert!(is_right(), "{}", bed.firewall());
 }
 
-/// Blocks of Debian's portsentry stay when the embedded one takes over, and it is said how they end.
-pub fn blocks_of_the_package_are_named_when_the_embedded_one_takes_over(suite: Suite) {
+/// A host that was set up by hand, as in the article: whoever is blocked there by rules and lines of his own comes into the
+/// ledger, is never free meanwhile, and ends as every block does. What somebody else wrote stays, and is named.
+pub fn what_was_blocked_before_comes_into_the_ledger(suite: Suite) {
     let bed = Bed::stock(suite).with_program();
-    bed.apply();
-    bed.wait_until_it_listens();
+    bed.ok("printf 'ALL: 198.51.100.1 : DENY\n' >>/etc/hosts.deny; iptables -I INPUT -s 198.51.100.1 -j DROP");
+    bed.block_by_hand(DROP);
     bed.scan(OUTSIDER);
-    bed.wait_until_blocked(OUTSIDER);
-    let apply = bed.tool("apply --yes --engine embedded").succeeds();
-    let rule = apply.says("rules as Debian's portsentry makes them").says("until you remove them: 203.0.113.9").stdout;
-    let rule = rule.split_whitespace().collect::<Vec<_>>().join(" ");
-    let rule = rule.split("each of these does: ").nth(1).expect("a command");
-    let command: Vec<&str> = rule.split(' ').take(7).collect();
-    bed.ok(&command.join(" "));
-    bed.ok("sed -i '/203.0.113.9 : DENY/d' /etc/hosts.deny");
-    wait_for(seconds(20), "that it is free", || bed.ssh_answers(OUTSIDER));
-    bed.tool("diff -v").exits(0).says_not("as Debian's portsentry");
+    wait_for(seconds(30), "a rule", || bed.ok("iptables -S INPUT").contains(OUTSIDER));
+    // Stock, 2.0 writes none.
+    let has_line = || bed.read("/etc/hosts.deny").contains(OUTSIDER);
+    wait_for(seconds(30), "a line", || has_line() == suite.has_portsentry_1());
+    assert!(!bed.ssh_answers(OUTSIDER));
+    let before = bed.read("/etc/hosts.deny");
+
+    // On one of them the embedded one takes over.
+    let engine = if suite == Suite::Trixie { "embedded" } else { "package" };
+    let diff = bed.tool(&format!("diff --engine {engine}")).exits(2).says(&format!("move {OUTSIDER} ")).stdout;
+    assert_eq!(diff.contains("-ALL: 203.0.113.9 : DENY"), suite.has_portsentry_1(), "{diff}");
+    bed.tool(&format!("apply --yes --engine {engine}"))
+        .succeeds()
+        .says("rules as Debian's portsentry makes them")
+        .says("until you remove them: 198.51.100.1");
+    assert!(!bed.ssh_answers(OUTSIDER));
+    let rules = bed.ok("iptables -S INPUT");
+    assert!(!rules.contains(OUTSIDER) && rules.contains("198.51.100.1"), "{rules}");
+    let denied = bed.read("/etc/hosts.deny");
+    assert!(!denied.contains(OUTSIDER) && denied.contains("198.51.100.1"), "{denied}");
+    let listed = bed.tool("blocked").succeeds().says("blocked before").stdout;
+    assert!(listed.contains(OUTSIDER) && !listed.contains("198.51.100.1"), "{listed}");
+    bed.tool("verify").succeeds();
+    bed.apply().says("nothing to change");
+
+    bed.tool(&format!("unblock {OUTSIDER}")).succeeds();
+    assert!(bed.ssh_answers(OUTSIDER) && !bed.firewall_names(OUTSIDER), "{}", bed.firewall());
+    bed.tool("undo --yes").succeeds();
+    assert_eq!(bed.read("/etc/hosts.deny"), before);
 }
 
-/// Neither in the kernel nor on the disk, but for its history.
+/// Neither in the kernel nor on the disk, but for its history, and the blocks, which are the keeper's now.
 fn nothing_is_left_of_the_embedded_one(bed: &Bed) {
-    bed.run("nft list tables | grep harden_portsentry").fails();
+    bed.run("nft list tables | grep -x 'table inet harden_portsentry'").fails();
     bed.run("getent passwd harden-portsentry").fails();
     bed.run("pgrep -f 'harden-portsentry [dr](aemon|esponder)'").fails();
-    let places = "/run/harden-portsentry /run/harden-portsentry-responder.sock /run/harden-portsentry-names.sock /var/lib/harden-portsentry/blocks
-                  /var/lib/harden-portsentry/metrics /var/lib/harden-portsentry/denied";
-    assert_eq!(bed.run(&format!("ls -d {} 2>/dev/null", places.replace('\n', " "))).stdout, "", "left behind");
+    let places =
+        "/run/harden-portsentry-responder.sock /run/harden-portsentry-names.sock /var/lib/harden-portsentry/metrics";
+    assert_eq!(bed.run(&format!("ls -d {places} 2>/dev/null")).stdout, "", "left behind");
+    let owners = bed.ok("stat -c %U /var/lib/harden-portsentry/blocks /var/lib/harden-portsentry/blocks/*");
+    assert!(owners.lines().all(|owner| owner == "root"), "{owners}");
 }
 
 /// Whoever installs Debian's package later is asked nothing, and has one portsentry that watches, still the embedded one.

@@ -3,7 +3,7 @@
 use std::fs;
 use std::process::{Command, Stdio};
 
-use crate::bed::{Bed, GATEWAY, OUTSIDER, PROGRAM, is_embedded, seconds, wait_for};
+use crate::bed::{Bed, GATEWAY, OUTSIDER, PROGRAM, seconds, wait_for};
 use crate::bed::{OTHER_OUTSIDER, Suite};
 use crate::tree::{ACCOUNTS, ACCOUNTS_BEFORE, Node, Tree};
 
@@ -38,9 +38,7 @@ pub fn fresh_to_undo(suite: Suite) {
     bed.power_cycle();
     bed.wait_until_it_listens();
     blocked_in_every_way(&bed);
-    if is_embedded() {
-        restored_by_its_unit(&bed);
-    }
+    restored_by_its_unit(&bed);
     // Out of its database, or, where the power went before that was written, out of the history again.
     bed.wait_until_banned(OUTSIDER);
     bed.tool("verify").succeeds();
@@ -55,9 +53,7 @@ pub fn fresh_to_undo(suite: Suite) {
         "undo takes the blocks with it:\n{rules}"
     );
     assert!(bed.ssh_answers(OUTSIDER));
-    if is_embedded() {
-        nothing_is_left(&bed);
-    }
+    nothing_is_left(&bed);
     bed.tool("diff --dry-run").exits(2);
 
     drop(bed);

@@ -67,18 +67,18 @@ debian! { Package in debian_11 debian_12 debian_13 debian_14 {
     confirm::at_a_terminal_enter_keeps_it_and_ctrl_c_takes_it_back               full full full full
     confirm::without_systemd_it_is_refused                                       no   ci   no   no
     containers::trap_25_without_systemd                                          full ci   full ci
-    containers::trap_25_where_nothing_may_start_services                         no   ci   ci   ci
+    containers::trap_25_where_nothing_may_start_services                         no   ci   full ci
     containers::trap_26_without_net_admin_there_is_no_rule                       no   ci   full ci
     containers::verify_of_nothing_is_a_failure                                   no   ci   no   no
     containers::without_systemd_and_without_logs_the_sshd_jail_waits_for_its_log no   ci   no   no
     engine::the_embedded_one_stays_until_the_package_is_asked_for                full ci   full full
     engine::where_apt_has_no_portsentry_the_embedded_one_takes_its_place         no   no   ci   no
     engine::a_later_apt_install_starts_no_second_daemon                          full full full ci
-    engine::blocks_of_the_package_are_named_when_the_embedded_one_takes_over     full ci   full full
+    engine::what_was_blocked_before_comes_into_the_ledger                        full ci   full full
     engine::whom_readme_frees_is_free                                            ci   full full full
     files::a_full_disk_leaves_the_old_file                                       no   ci   no   no
     files::a_read_only_file_system_is_refused                                    no   ci   no   no
-    files::a_symlinked_file_is_followed_and_keeps_all_it_has                     no   ci   ci   ci
+    files::a_symlinked_file_is_followed_and_keeps_all_it_has                     no   ci   full full
     files::two_applies_at_once_take_turns                                        no   ci   no   no
     files::bad_input_is_refused_by_place                                         no   ci   no   no
     flow::fresh_to_undo                                                          ci   ci   ci   ci
@@ -86,39 +86,45 @@ debian! { Package in debian_11 debian_12 debian_13 debian_14 {
     flow::it_installs_itself_where_it_stays                                      full ci   full full
     flow::the_ssh_client_of_apply_stays_safe                                     no   ci   no   ci
     flow::undo_does_not_overwrite_later_edits                                    no   ci   no   no
-    flow::undo_takes_exactly_our_entries                                         no   ci   full ci
+    flow::undo_takes_exactly_our_entries                                         no   ci   full full
     flow::without_a_terminal_and_without_yes_apply_refuses                       no   ci   no   no
     kill::an_apply_killed_again_and_again_still_ends_and_is_undone               full full full full
     kill::a_kill_inside_dpkg_is_mended                                           no   ci   no   no
-    traps_access::trap_02_hosts_allow_with_host_bits_matches_nobody              full ci   full ci
+    noise::a_blocked_host_meets_noise                                            full full ci   full
+    one_list::an_action_of_fail2bans_own                                         full full ci   full
+    one_list::lists_that_disagree_are_named_and_mended                           full ci   full full
+    one_list::who_is_free_is_free_everywhere_and_caught_again                    full ci   full full
+    one_list::who_is_freed_in_one_list_is_free_in_the_other                      full full full full
+    one_list::without_its_keeper_portsentry_blocks_as_well                       full full full ci
+    traps_access::trap_02_hosts_allow_with_host_bits_matches_nobody              full ci   full full
     traps_access::trap_03_the_ignore_builder_drops_forms_silently                ci   ci   ci   no
-    traps_access::trap_10_libwrap_guards_ssh_in_sshd_session                     full full ci   ci
+    traps_access::trap_10_libwrap_guards_ssh_in_sshd_session                     full full ci   full
     traps_access::trap_17_an_ignore_line_with_leading_blanks_is_without_effect   no   ci   no   no
     traps_access::safe_addresses_scan_and_are_not_blocked                        no   no   no   ci
     traps_access::an_ignored_scan_is_seen_and_bans_nobody                        no   no   no   ci
     traps_access::trap_27_on_14_the_articles_seds_change_comments_only           no   no   no   ci
     traps_blocking::trap_01_the_article_is_not_idempotent                        full ci   ci   no
-    traps_blocking::trap_04_chaos_without_its_module_blocks_nothing              full ci   full ci
-    traps_blocking::trap_11_a_raw_socket_sees_nothing_behind_input_drop          ci   ci   no   no
+    traps_blocking::trap_04_chaos_without_its_module_blocks_nothing              full ci   full full
+    traps_blocking::trap_11_a_raw_socket_sees_nothing_behind_input_drop          full ci   no   no
     traps_blocking::trap_13_advanced_udp_blocks_the_dhcp_server                  full full ci   no
     traps_blocking::trap_16_the_rules_program_is_where_the_rule_says             ci   full no   no
     traps_blocking::trap_05_resolving_first_blocks_after_the_scan                no   ci   no   no
-    traps_blocking::trap_18_verify_sees_firewall_and_memory_drift_apart          no   ci   ci   ci
+    traps_blocking::trap_18_verify_sees_firewall_and_memory_drift_apart          no   ci   full ci
     traps_blocking::trap_29_portsentry_1_does_not_see_ipv6                       no   ci   ci   no
     traps_blocking::trap_15_an_ipv6_scanner_is_blocked_by_an_ipv6_rule           no   no   no   ci
     traps_jail::trap_06_fail2ban_fails_for_want_of_sshds_log                     ci   ci   no   no
     traps_jail::trap_20_the_stock_jail_blocks_tcp_only_and_for_minutes           full ci   full no
-    traps_jail::trap_21_a_missing_history_kills_all_of_fail2ban                  ci   ci   ci   no
-    traps_jail::trap_31_a_host_name_cannot_inject                                full ci   full ci
+    traps_jail::trap_21_a_missing_history_kills_all_of_fail2ban                  full ci   full no
+    traps_jail::trap_31_a_host_name_cannot_inject                                full ci   full full
     traps_jail::trap_30_a_silent_resolver_does_not_delay_the_ban                 no   ci   no   no
     traps_jail::trap_14_fail2ban_bans_nothing_without_its_program                no   no   ci   no
     traps_jail::trap_09_on_14_the_stock_jail_breaks_fail2ban                     no   no   no   ci
     traps_jail::trap_21_logrotate_leaves_no_gap_for_fail2ban                     no   no   no   ci
     traps_jail::trap_22_on_14_the_stock_jail_watches_a_file_that_nobody_writes   no   no   no   ci
     traps_service::trap_07_after_a_boot_portsentry_forgets                       ci   ci   no   ci
-    traps_service::trap_19_active_proves_nothing                                 ci   ci   ci   ci
-    traps_service::trap_28_the_diff_reads_conffiles_out_of_the_cached_archive    full ci   full ci
-    traps_service::trap_23_a_deleted_conffile_comes_back                         no   ci   full ci
+    traps_service::trap_19_active_proves_nothing                                 full ci   ci   ci
+    traps_service::trap_28_the_diff_reads_conffiles_out_of_the_cached_archive    full ci   full full
+    traps_service::trap_23_a_deleted_conffile_comes_back                         no   ci   full full
     traps_service::a_busy_dpkg_is_waited_for                                     no   ci   no   no
     traps_service::trap_08_on_13_the_article_leaves_nothing_running              no   no   ci   no
     traps_service::trap_12_a_daemon_that_refuses_its_configuration_is_not_active no   no   no   ci
@@ -169,7 +175,7 @@ debian! { Embedded in embedded_11 embedded_12 embedded_13 embedded_14 {
     firewalls::behind_ufw                                                      full ci   full full
     firewalls::behind_firewalld                                                full full full ci
     flow::fresh_to_undo                                                        ci   ci   ci   ci
-    flow::undo_with_the_packages_leaves_no_trace                               full ci   full ci
+    flow::undo_with_the_packages_leaves_no_trace                               full ci   full full
     flow::undo_takes_exactly_our_entries                                       ci   full full full
     flow::it_installs_itself_where_it_stays                                    full full ci   full
     flow::the_ssh_client_of_apply_stays_safe                                   full full full ci
@@ -179,8 +185,10 @@ debian! { Embedded in embedded_11 embedded_12 embedded_13 embedded_14 {
     kill::an_apply_killed_again_and_again_still_ends_and_is_undone             full full full full
     kill::a_kill_inside_dpkg_is_mended                                         full ci   full full
     noise::a_blocked_host_meets_noise                                          ci   full full full
+    one_list::lists_that_disagree_are_named_and_mended                         full ci   full full
+    one_list::who_is_free_is_free_everywhere_and_caught_again                  full full ci   full
     one_list::who_is_freed_in_one_list_is_free_in_the_other                    full full full ci
-    traps_access::an_ignored_scan_is_seen_and_bans_nobody                      ci   full full full
+    traps_access::an_ignored_scan_is_seen_and_bans_nobody                      full full full full
     traps_access::trap_02_hosts_allow_with_host_bits_matches_nobody            full full full full
     traps_access::trap_03_and_17_no_ignored_address_is_dropped_silently        full full ci   full
     traps_access::trap_10_libwrap_guards_ssh_in_sshd_session                   full full full full
@@ -192,7 +200,7 @@ debian! { Embedded in embedded_11 embedded_12 embedded_13 embedded_14 {
     traps_blocking::trap_13_advanced_udp_blocks_the_dhcp_server                full full ci   full
     traps_blocking::trap_18_verify_sees_firewall_and_memory_drift_apart        full full ci   full
     traps_jail::trap_06_fail2ban_fails_for_want_of_sshds_log                   ci   full no   no
-    traps_jail::trap_20_the_stock_jail_blocks_tcp_only_and_for_minutes         ci   full ci   full
+    traps_jail::trap_20_the_stock_jail_blocks_tcp_only_and_for_minutes         ci   full full full
     traps_jail::trap_21_a_missing_history_kills_all_of_fail2ban                full ci   full full
     traps_jail::trap_21_logrotate_leaves_no_gap_for_fail2ban                   full ci   full full
     traps_jail::trap_22_on_14_the_stock_jail_watches_a_file_that_nobody_writes full full full ci
