@@ -40,8 +40,8 @@ struct Jail<'a> {
 }
 
 #[derive(Template)]
-#[template(path = "fail2ban-action-embedded.conf", escape = "none")]
-struct EmbeddedAction<'a> {
+#[template(path = "fail2ban-action-block.conf", escape = "none")]
+struct BlockAction<'a> {
     program: &'a str,
 }
 
@@ -94,7 +94,7 @@ pub fn step(context: &Context, draft: &mut Draft) -> Result<Step> {
         // fail2ban brings its file.
         _ if context.settings.banaction.is_some() => {}
         true => {
-            let text = filled(&EmbeddedAction { program: variables::place(context) })?;
+            let text = filled(&BlockAction { program: variables::place(context) })?;
             put(ACTION, &text, "a ban asks for a block, so that one list says who is blocked")?;
         }
         false => put(

@@ -89,7 +89,7 @@ pub fn put(context: &Context, draft: &mut Draft, step: &mut Step) -> Result<()> 
     };
     let blocks = filled(&BlocksService { program, table: TABLE })?;
     file(BLOCKS, blocks, "whoever was blocked is so again before the network is up")?;
-    let flushed = include_str!("../../templates/nftables-embedded.conf").to_owned();
+    let flushed = include_str!("../../templates/nftables-service.conf").to_owned();
     file(DROP_IN, flushed, "it flushes the table of blocked hosts")?;
     let insert = chaos_command();
     if answer == Answer::Chaos {

@@ -24,15 +24,14 @@ pub struct Freed {
     pub rules: usize,
     /// Of hosts.deny.
     pub lines: usize,
-    /// What portsentry held them for.
-    pub memory: Memory,
+    /// The portsentry that remembered them was started anew.
+    pub restarted: bool,
 }
 
 /// What became of a portsentry's memory of somebody. Whom it remembers it does not block again.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Memory {
     /// It remembered nobody of them.
-    #[default]
     Clear,
     /// They were taken out of 1.2's files, which it reads with each hit.
     Edited,
@@ -62,10 +61,8 @@ impl Freed {
         if !taken.is_empty() {
             words.push(format!("{} taken away", taken.join(" and ")));
         }
-        match self.memory {
-            Memory::Clear => {}
-            Memory::Edited => words.push("portsentry has forgotten it".to_owned()),
-            Memory::Restarted => words.push("portsentry was restarted, which remembered it".to_owned()),
+        if self.restarted {
+            words.push("portsentry was restarted, which remembered it".to_owned());
         }
         words.join("; ")
     }
@@ -108,12 +105,17 @@ pub fn forget(host: &Host, generation: Generation, is_blocked: impl Fn(IpAddr) -
         }
         return Ok(Memory::Edited);
     }
-    for unit in generation.units() {
+    restart(host, generation)?;
+    Ok(Memory::Restarted)
+}
+
+/// Has it forget everybody.
+fn restart(host: &Host, generation: Generation) -> Result<()> {
+    generation.units().iter().try_for_each(|unit| {
         host.restart(unit).with_context(|| {
             format!("portsentry remembers it, and blocks it no more until it is restarted: systemctl restart {unit}")
-        })?;
-    }
-    Ok(Memory::Restarted)
+        })
+    })
 }
 
 /// Takes the lines out of a file that are not to be kept; how many these were.
@@ -188,7 +190,11 @@ pub fn free(host: &Host, generation: Generation, addresses: &BTreeSet<IpAddr>) -
     freed.lines = keep_lines(host, Path::new(HOSTS_DENY), |line| {
         denied_address(&String::from_utf8_lossy(line)).is_none_or(|address| !addresses.contains(&address))
     })?;
-    freed.memory = forget(host, generation, |address| !addresses.contains(&address))?;
+    // Also 1.2, which may have packets of the scan waiting behind a name server that does not answer.
+    if remembered(host, generation)?.iter().any(|address| addresses.contains(address)) {
+        restart(host, generation)?;
+        freed.restarted = true;
+    }
     Ok(freed)
 }
 

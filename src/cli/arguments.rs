@@ -104,7 +104,7 @@ pub enum Command {
     /// Free an address that is blocked, and forget what was held against it
     ///
     /// It is free at once: for the kernel, for TCP wrappers, for fail2ban's portsentry jail, whose ban is lifted, and for the
-    /// portsentry that remembers whom it blocked; 2.0 is restarted for it. Rules of iptables and lines of hosts.deny by which
+    /// portsentry that remembers whom it blocked, and is restarted for it. Rules of iptables and lines of hosts.deny by which
     /// Debian's portsentry shut it out go, too. Its next block is a first one. It takes root.
     #[command(after_help = UNBLOCK_STATUSES)]
     Unblock(UnblockOptions),
