@@ -59,8 +59,13 @@ fn in_ledger(ledger: &Path, now: Now) -> Result<BTreeSet<IpAddr>> {
     Ok(state.live(now.boot).map(|(address, _)| address).collect())
 }
 
+/// Whom the file at [`DENIED`] names now.
+pub fn denied_now() -> BTreeSet<IpAddr> {
+    named(Path::new(DENIED))
+}
+
 /// Whom `file` names.
-pub fn named(file: &Path) -> BTreeSet<IpAddr> {
+fn named(file: &Path) -> BTreeSet<IpAddr> {
     let text = std::fs::read_to_string(file).unwrap_or_default();
     text.lines().filter_map(|line| line.trim_matches(['[', ']']).parse().ok()).collect()
 }

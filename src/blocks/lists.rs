@@ -13,7 +13,7 @@ use serde::Serialize;
 
 use super::clock::Now;
 use super::control::Listed;
-use super::denied::{DENIED, named};
+use super::denied::{DENIED, denied_now};
 use super::package::{self, HOSTS_DENY};
 use super::state::State;
 use super::table::{Answer, Table};
@@ -83,7 +83,7 @@ pub fn differences(
     let in_kernel = if Table::is_there()? { Table::open(Answer::Drop)?.list()? } else { Default::default() };
     in_kernel.keys().filter(|address| is_free(address)).for_each(|&address| add(address, Difference::InKernelAlone));
     if host.text(HOSTS_DENY).is_some_and(|text| text.contains(DENIED)) {
-        let denied = named(Path::new(DENIED));
+        let denied = denied_now();
         let settled = Timestamp::now() - PUBLISHED;
         let lets_in = listed.iter().filter(|one| one.since < settled && !denied.contains(&one.address));
         lets_in.for_each(|one| add(one.address, Difference::NotDenied));

@@ -33,7 +33,7 @@ use crate::host::Again;
 use crate::kernel::Gone;
 pub use clock::{Now, Uptime};
 use control::{Listed, Request, Wanted};
-pub use denied::{DENIED, Published, blocked, publish_denied};
+pub use denied::{DENIED, Published, blocked, denied_now, publish_denied};
 pub use guard::Guard;
 pub use ignore::IgnoreList;
 pub use ledger::Ledger;

@@ -22,6 +22,9 @@ use super::{Exit, print};
 /// A daemon that starts holds the lock for a while before it can be asked, and so does whoever blocks just now.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// TCP wrappers know of it by then.
+const PUBLISHED: Duration = Duration::from_secs(3);
+
 /// What was done before fail2ban was asked.
 const FREED_ALREADY: &str = "free in the kernel, but its ban is not lifted; try it again";
 
@@ -72,6 +75,7 @@ pub fn unblock(common: &Common, options: &UnblockOptions) -> Result<Exit> {
         Asker::Hand => free_elsewhere(options.address.map(|address| address.to_canonical()))?,
         Asker::Portsentry | Asker::Fail2ban => (Freed::default(), 0),
     };
+    wait_for_wrappers(freed);
     let text = match (options.address, freed.len()) {
         (Some(address), 0) if !package.is_nothing() => format!("{address} is free: {}.", package.in_words()),
         (None, 0) if !package.is_nothing() => format!("Everybody is free: {}.", package.in_words()),
@@ -88,6 +92,15 @@ pub fn unblock(common: &Common, options: &UnblockOptions) -> Result<Exit> {
     };
     say(common, &answer, &(text + &bans));
     Ok(Exit::Good)
+}
+
+/// Waits until the file that hosts.deny names is written, which happens once a second at most; for whoever tries at once. A
+/// disk that is full holds up nobody.
+fn wait_for_wrappers(freed: &[IpAddr]) {
+    let start = Instant::now();
+    while start.elapsed() < PUBLISHED && blocks::denied_now().iter().any(|address| freed.contains(address)) {
+        std::thread::sleep(Duration::from_millis(20));
+    }
 }
 
 fn has_embedded() -> bool {
