@@ -8,6 +8,7 @@ use std::fs;
 use std::net::{Ipv4Addr, UdpSocket};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::Duration;
 
 use neighbourhood::blocks::{BLOCK, TABLE, blocked, listed, run};
 use neighbourhood::daemon::Daemon;
@@ -407,10 +408,11 @@ fn a_reload_takes_all_or_nothing() {
     wait_until("the new ports", || ports().contains("1-99"));
 }
 
-/// With `reject`, too, a blocked host opens nothing on what is behind this host.
+/// Whatever the answer, a blocked host opens nothing on what is behind this host, by TCP or by UDP; what that asks it is
+/// answered.
 #[test]
 fn what_is_behind_this_host() {
-    for (answer, tag) in [("drop", "behind-d"), ("reject", "behind-r")] {
+    for (answer, tag) in [("drop", "behind-d"), ("reject", "behind-r"), ("noise", "behind-n")] {
         let (net, home) = (Net::new(tag), Home::new());
         let _daemon = Daemon::at_home(&net, &home, "1-1023", &BLOCK.replace("drop", answer));
         std::thread::scope(|scope| {
@@ -422,12 +424,30 @@ fn what_is_behind_this_host() {
                     .status
                     .success()
             };
-            assert!(knock(), "{answer}: nobody is blocked");
+            let bound = |place: &str, address: String| {
+                let bound = net.inside(scope, place, move || UdpSocket::bind((address, 0)).expect("a port"));
+                let socket = bound.join().expect("bound");
+                socket.set_read_timeout(Some(Duration::from_secs(1))).expect("a socket");
+                socket
+            };
+            let (inside, outside) = (|| bound("box", neighbourhood::BOX.to_owned()), || bound("client", scanner(0)));
+            assert!(knock() && is_answered(&outside(), &inside()), "{answer}: nobody is blocked");
             let (said, ok) = run(&net, &home, &["block", &scanner(0)]);
             assert!(ok, "{said}");
-            assert!(!knock(), "{answer}: it is blocked");
+            assert!(!knock() && !is_answered(&outside(), &inside()), "{answer}: it is blocked");
+            assert!(is_answered(&inside(), &outside()), "{answer}: what is behind this host asked");
+            assert!(!is_answered(&outside(), &inside()), "{answer}: it is blocked");
         });
     }
+}
+
+/// Whether a datagram of `client` reaches `service`, and the answer comes back.
+fn is_answered(client: &UdpSocket, service: &UdpSocket) -> bool {
+    let mut room = [0; 8];
+    client.send_to(b"question", service.local_addr().expect("bound")).expect("sent");
+    let Ok((_, from)) = service.recv_from(&mut room) else { return false };
+    service.send_to(b"answer", from).expect("sent");
+    client.recv_from(&mut room).is_ok()
 }
 
 /// Protocols without ports, as tunnels are: what this host speaks with a blocked one goes on, what that one begins does not.
