@@ -1,12 +1,15 @@
 //! Step 5: who is never blocked: in the ignore list, in the form that its reader honours, and in hosts.allow.
 
+use std::net::IpAddr;
 use std::path::Path;
 
 use anyhow::Result;
 use ipnet::IpNet;
 
 use crate::host::Generation;
+use crate::kernel::InterfaceAddress;
 use crate::plan::{Change, Content, Draft, FileKind, Step};
+use crate::settings::is_virtual;
 use crate::syntax::address_list::AddressList;
 use crate::syntax::hosts_access::{HostsAccess, MarkedEntry};
 
@@ -33,7 +36,7 @@ pub fn safe_networks(context: &Context) -> Vec<Safe> {
     for client in settings.ssh_clients.iter().chain(&settings.new_ssh_client) {
         add(client.address.into(), format!("ssh client, confirmed {}", client.confirmed));
     }
-    for one in network.addresses.iter().filter(|one| !one.address.is_loopback()) {
+    for one in network.addresses.iter().filter(|one| !one.address.is_loopback() && !comes_and_goes(one)) {
         add(one.address.into(), format!("own address, {}", one.interface));
     }
     for gateway in &network.gateways {
@@ -55,6 +58,12 @@ pub fn safe_networks(context: &Context) -> Vec<Safe> {
         }
     }
     kept
+}
+
+/// Whether the address is another one each time Docker, or a container, starts: the link-local one of an interface that is
+/// made for it. Were it listed, the list would never be right for long.
+fn comes_and_goes(one: &InterfaceAddress) -> bool {
+    is_virtual(&one.interface) && matches!(one.address, IpAddr::V6(address) if address.is_unicast_link_local())
 }
 
 /// Who hosts.allow lets in: the LAN, as in the article, and whom the user named. Nothing that was detected:
@@ -132,4 +141,21 @@ fn hosts_allow(context: &Context, draft: &mut Draft, step: &mut Step) -> Result<
         "TCP wrappers let the LAN in, whatever hosts.deny says",
     )?);
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_container_brings_is_listed_where_it_stays() {
+        let comes_and_goes = |interface: &str, address: &str| {
+            let address = address.parse().unwrap();
+            super::comes_and_goes(&InterfaceAddress { interface: interface.to_owned(), address, prefix: 64 })
+        };
+        assert!(comes_and_goes("veth8b8a566", "fe80::e807:49ff:feab:49e1"));
+        assert!(comes_and_goes("docker0", "fe80::42:66ff:fe2b:bdc3"));
+        assert!(!comes_and_goes("docker0", "172.17.0.1"));
+        assert!(!comes_and_goes("eth0", "fe80::ff:fe00:6601"));
+    }
 }

@@ -24,7 +24,7 @@ pub fn propose(network: &Network) -> Vec<Proposal> {
         .addresses
         .iter()
         .filter(|one| one.address.is_ipv4() && !one.address.is_loopback() && one.interface != "lo")
-        .filter(|one| !VIRTUAL.iter().any(|start| one.interface.starts_with(start)))
+        .filter(|one| !is_virtual(&one.interface))
         .map(|one| Proposal {
             interface: one.interface.clone(),
             address: one.address,
@@ -63,6 +63,11 @@ pub fn offers(host: &Host, network: &Network) -> String {
         _ => "one of these lines",
     });
     text
+}
+
+/// Whether containers or virtual machines bring this interface along.
+pub fn is_virtual(interface: &str) -> bool {
+    VIRTUAL.iter().any(|start| interface.starts_with(start))
 }
 
 /// RFC 1918, RFC 4193 and link-local addresses.

@@ -20,7 +20,7 @@ use crate::host::{Host, Network};
 
 pub use choices::{BanTime, Engine, Response};
 pub use config_env::write as write_config_env;
-pub use detect::{Proposal, offers, propose};
+pub use detect::{Proposal, is_virtual, offers, propose};
 pub use lan::Lan;
 pub use origin::{Origin, Sourced};
 pub use policy::{POLICY, Policy, PolicyAnswers, SshClient, add_ssh_client, parse_network, write_policy};
