@@ -1,6 +1,6 @@
 //! The embedded engine beside the firewalls that people run: each drops what is not for ssh, and is loaded again.
 
-use crate::bed::{Bed, GATEWAY, OTHER_OUTSIDER, OUTSIDER, Suite, is_embedded, wait_for};
+use crate::bed::{Bed, GATEWAY, HOST, OTHER_OUTSIDER, OUTSIDER, Suite, is_embedded, wait_for};
 
 /// Sees a scan of closed ports that the firewall drops, before and after `reload`; the scanner is blocked.
 fn seen_behind(bed: &Bed, reload: &str) {
@@ -69,4 +69,89 @@ pub fn behind_firewalld(suite: Suite) {
     bed.wait_for_service("firewalld");
     bed.ok("firewall-cmd --set-default-zone=drop; firewall-cmd --permanent --zone=drop --add-service=ssh; firewall-cmd --reload");
     seen_behind(&bed, "firewall-cmd --reload");
+}
+
+/// What runs in the container: it greets whoever comes by TCP or UDP.
+const GREETER: &str = r#"
+use IO::Socket::INET; use IO::Select;
+my $tcp = IO::Socket::INET->new(Listen => 9, LocalPort => 80, ReuseAddr => 1) or die;
+my $udp = IO::Socket::INET->new(Proto => "udp", LocalPort => 53) or die;
+for (;;) {
+    for my $ready (IO::Select->new($tcp, $udp)->can_read) {
+        if ($ready == $tcp) { my $client = $tcp->accept or next; print $client "by TCP\n"; close $client }
+        else { $udp->recv(my $question, 99); $udp->send("by UDP\n") }
+    }
+}
+"#;
+
+/// Docker's published ports lead past INPUT to a container. Its restarts leave the blocks whole, and a flush of its filter
+/// rules does; apply, verify and undo leave its rules as they were.
+pub fn behind_docker(suite: Suite) {
+    let bed = Bed::up(suite, &["--docker"]).with_program();
+    bed.tool("diff").exits(2).says("response drop");
+    bed.ok("export APT_CONFIG=/var/cache/docker/apt.conf DEBIAN_FRONTEND=noninteractive
+            apt-get -q -y --no-install-recommends install docker.io $(apt-cache pkgnames docker-cli)");
+    bed.wait_for_service("docker");
+    // Its programs are this host's.
+    bed.write("/srv/greeter", GREETER);
+    bed.ok("tar -c --files-from=/dev/null | docker import - nothing
+            docker run --detach --restart=always --stop-signal=KILL --publish 8080:80 --publish 5353:53/udp \
+                $(printf -- ' --volume %s:%s:ro' /usr /usr /lib /lib /lib64 /lib64 /srv /srv) nothing perl /srv/greeter");
+    let reaches_all = |source: &str| greets(&bed, source) == [true; 3];
+    let only_others_reach = |when: &str| {
+        wait_for(bed.patience(60), &format!("what an innocent reaches, {when}"), || reaches_all(OTHER_OUTSIDER));
+        assert_eq!(greets(&bed, OUTSIDER), [false; 3], "{when}: {}", bed.firewall());
+        bed.tool("verify").succeeds();
+        bed.tool("diff").exits(0);
+    };
+    wait_for(bed.patience(60), "what nobody is kept from", || reaches_all(OUTSIDER) && reaches_all(OTHER_OUTSIDER));
+
+    let before = dockers_rules(&bed);
+    assert!(before.contains("DNAT --to-destination"), "{before}");
+    // It has the kernel track connections.
+    bed.tool("diff").exits(2).says("response noise");
+    for response in ["auto", "drop"] {
+        bed.set_policy(&format!("response = \"{response}\"\n"));
+        let before = dockers_rules(&bed);
+        bed.apply();
+        bed.wait_until_it_listens();
+        if response == "auto" {
+            bed.scan(OUTSIDER);
+            bed.wait_until_blocked(OUTSIDER);
+            bed.wait_until_banned(OUTSIDER);
+        }
+        only_others_reach("blocked");
+        assert_eq!(dockers_rules(&bed), before);
+        let (open, closed) = bed.looks(OUTSIDER);
+        let is_noise = open > 10 && closed > 5;
+        assert_eq!(is_noise, response == "auto", "{response}: {open} open, {closed} closed");
+
+        bed.ok("systemctl reset-failed docker; systemctl restart docker");
+        only_others_reach("after Docker's restart");
+        bed.ok("iptables -P FORWARD ACCEPT; iptables -F");
+        only_others_reach("without Docker's filter");
+        bed.ok("systemctl reset-failed docker; systemctl restart docker");
+        only_others_reach("with Docker's filter again");
+    }
+    let before = dockers_rules(&bed);
+    bed.tool("undo 1 --yes").succeeds();
+    assert_eq!(dockers_rules(&bed), before);
+    wait_for(bed.patience(60), "what nobody is kept from any more", || reaches_all(OUTSIDER));
+}
+
+/// What of this host's ssh and the container's two services greets that source; each of them is tried five times at once.
+fn greets(bed: &Bed, source: &str) -> [bool; 3] {
+    let tried = format!(
+        "for i in $(seq 5); do
+            nc -w 3 -s {source} {HOST} 22 </dev/null & nc -w 3 -s {source} {HOST} 8080 </dev/null &
+            echo hello | nc -u -w 1 -s {source} {HOST} 5353 &
+         done; wait"
+    );
+    let heard = bed.attack(&tried).stdout;
+    ["SSH-", "by TCP", "by UDP"].map(|greeting| heard.contains(greeting))
+}
+
+/// All rules of both families, without comments and counters.
+fn dockers_rules(bed: &Bed) -> String {
+    bed.ok("(iptables-save; ip6tables-save) | sed '/^#/d; s/ \\[[0-9:]*\\]$//'")
 }

@@ -174,6 +174,7 @@ debian! { Embedded in embedded_11 embedded_12 embedded_13 embedded_14 {
     firewalls::behind_iptables_legacy                                          full full full ci
     firewalls::behind_ufw                                                      full ci   full full
     firewalls::behind_firewalld                                                full full full ci
+    firewalls::behind_docker                                                   no   full full full
     flow::fresh_to_undo                                                        ci   ci   ci   ci
     flow::undo_with_the_packages_leaves_no_trace                               full ci   full full
     flow::undo_takes_exactly_our_entries                                       ci   full full full
