@@ -1,10 +1,11 @@
-//! Packets for benches/detection: forged SYNs at a rate, timed probes, a service and its client, a listener; the run time of
-//! threads; and addresses that are blocked already.
+//! Packets for benches/detection and benches/response: forged SYNs at a rate, timed probes, services and their clients, a
+//! listener; the run time of threads; and addresses that are blocked already.
 
 use std::io;
 use std::process::exit;
 
 mod blocks;
+mod connect;
 mod flood;
 mod frame;
 mod latency;
@@ -37,9 +38,11 @@ generator until-blocked KEY=VALUE…
     interface= mac= to= from= ports= without= count= cpu= limit_ms=   as above
     host=FILE                      the network namespace in which it is blocked
     pause_ms=N                     between two of them; 20 if not said
-generator ping-pong KEY=VALUE… datagrams to a service and back, both in this process; prints sent=, cpu_ns=
+generator ping-pong KEY=VALUE… datagrams to a service and back, both in this process; prints sent=, wall_ns=, cpu_ns=
     to=IPV4 host=FILE port=N       the service, and its network namespace; port 53 if not said
     from=IPV4 count=N cpu=N
+generator connect   KEY=VALUE… connections to a service, with a request and its answer, both in this process; prints the same
+    to= host= port= count= cpu=    as above; port 80 if not said
 generator blocks KEY=VALUE…    print addresses that are blocked
     form=ledger|portsentry|iptables
     from=IPV4 count=N              address number i is from + i
@@ -56,6 +59,7 @@ fn main() {
         "latency" => latency::run(&Settings::parse(rest)),
         "until-blocked" => until_blocked::run(&Settings::parse(rest)),
         "ping-pong" => ping_pong::run(&Settings::parse(rest)),
+        "connect" => connect::run(&Settings::parse(rest)),
         "blocks" => blocks::run(&Settings::parse(rest)),
         "listen" => listen::run(rest),
         "runtime" => runtime::run(rest),

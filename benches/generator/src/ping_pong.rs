@@ -3,7 +3,7 @@
 
 use std::io;
 use std::net::UdpSocket;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::{Settings, netns, pin, runtime};
 
@@ -27,8 +27,8 @@ pub fn run(settings: &Settings) -> io::Result<()> {
     };
     (0..100).try_for_each(|_| round())?; // neighbours, caches
     let count = settings.number("count", 100_000);
-    let cpu = runtime::own();
+    let (begin, cpu) = (Instant::now(), runtime::own());
     (0..count).try_for_each(|_| round())?;
-    println!("sent={count} cpu_ns={}", runtime::own() - cpu);
+    println!("sent={count} wall_ns={} cpu_ns={}", begin.elapsed().as_nanos(), runtime::own() - cpu);
     Ok(())
 }
