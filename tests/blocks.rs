@@ -667,152 +667,31 @@ fn a_slow_scanner_is_not_forgotten_for_forged_sources() {
 
 /// What is open stays open, either way, and nothing new opens.
 mod what_goes_on {
-    use std::io::{Read, Write};
-    use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
-    use std::time::Duration;
-
+    use super::neighbourhood::what_goes_on::of_family;
     use super::neighbourhood::{HOST, HOST6};
     use super::*;
 
-    /// Long where something is to come, short where nothing is.
-    fn patience(cut: bool) -> Duration {
-        Duration::from_secs(if cut { 1 } else { 20 })
-    }
-
-    fn soon(stream: TcpStream, cut: bool) -> TcpStream {
-        stream.set_read_timeout(Some(patience(cut))).expect("a time");
-        stream
-    }
-
-    fn address(host: &str, port: u16) -> SocketAddr {
-        SocketAddr::new(host.parse().expect("an address"), port)
-    }
-
-    /// Sends a word and wants it back.
-    fn echo(stream: &TcpStream, word: &[u8]) -> bool {
-        let mut stream = stream;
-        let mut back = vec![0; word.len()];
-        stream.write_all(word).is_ok() && stream.read_exact(&mut back).is_ok() && back == word
-    }
-
-    /// A server that returns what it gets; it ends with the test.
-    fn serve(host: &str, port: u16) {
-        let listener = TcpListener::bind(address(host, port)).expect("a free port");
-        std::thread::spawn(move || {
-            for stream in listener.incoming().flatten() {
-                std::thread::spawn(move || {
-                    let mut bytes = [0; 64];
-                    while let Ok(count @ 1..) = (&stream).read(&mut bytes) {
-                        let _ = (&stream).write_all(&bytes[..count]);
-                    }
-                });
-            }
-        });
-    }
-
-    fn of_family(tag: &str, host: &'static str, any: &str, cut: bool) {
+    fn with_a_daemon(tag: &str, hosts: (&'static str, &str), cut: bool) {
         let (net, home) = (Net::new(tag), Home::new());
-        // Of its addresses the client has its reasons to take one.
-        let client = std::thread::scope(|scope| {
-            let chosen = net.inside(scope, "client", || {
-                let socket = UdpSocket::bind(address(any, 0)).expect("a port");
-                socket.connect(address(host, 9)).expect("a route");
-                socket.local_addr().expect("an address").ip().to_string()
-            });
-            chosen.join().expect("it works")
-        });
-        let client = client.as_str();
         if cut {
             home.write("/etc/harden-portsentry/policy.toml", "[block]\ncut_established = true\n");
         }
-        let daemon = Daemon::at_home(&net, &home, "1-1023", BLOCK);
-        std::thread::scope(|scope| {
-            let on_host = |work| net.inside(scope, "host", work).join().expect("it works");
-            let on_client = |work| net.inside(scope, "client", work).join().expect("it works");
-            on_host(Box::new(|| serve(host, 8022)) as Box<dyn FnOnce() + Send>);
-            let at = client.to_owned();
-            on_client(Box::new(move || serve(&at, 8023)) as Box<dyn FnOnce() + Send>);
-            let inbound =
-                net.inside(scope, "client", || soon(TcpStream::connect(address(host, 8022)).expect("a server"), cut));
-            let inbound = inbound.join().expect("connected");
-            let outbound =
-                net.inside(scope, "host", || soon(TcpStream::connect(address(client, 8023)).expect("a server"), cut));
-            let outbound = outbound.join().expect("connected");
-            let service = net
-                .inside(scope, "host", || UdpSocket::bind(address(host, 8053)).expect("a port"))
-                .join()
-                .expect("bound");
-            let question =
-                net.inside(scope, "host", || UdpSocket::bind(address(host, 0)).expect("a port")).join().expect("bound");
-            let server = net
-                .inside(scope, "client", || UdpSocket::bind(address(client, 53)).expect("a port"))
-                .join()
-                .expect("bound");
-            for socket in [&service, &question, &server] {
-                socket.set_read_timeout(Some(patience(cut))).expect("a time");
-            }
-            assert!(echo(&inbound, b"before") && echo(&outbound, b"before"));
-            // A question that is under way as its server is blocked.
-            question.send_to(b"where", server.local_addr().expect("bound")).expect("sent");
-            let mut bytes = [0; 64];
-            let (_, asker) = server.recv_from(&mut bytes).expect("the question");
-
-            let (said, ok) = run(&net, &home, &["block", client, "--for", "1h"]);
-            assert!(ok, "{said}");
-            assert_eq!(blocked(&net), set([client]));
-
-            server.send_to(b"here", asker).expect("sent");
-            let answered = question.recv_from(&mut bytes).is_ok();
-            let goes_on = [echo(&inbound, b"inbound after"), echo(&outbound, b"outbound after"), answered];
-            assert_eq!(goes_on, [!cut; 3], "an open inbound and outbound connection, an answer");
-            let opens = net.inside(scope, "client", || {
-                (0..20)
-                    .filter(|_| TcpStream::connect_timeout(&address(host, 8022), Duration::from_millis(50)).is_ok())
-                    .count()
-            });
-            assert_eq!(opens.join().expect("tried"), 0);
-            let asked_anew =
-                net.inside(scope, "host", || TcpStream::connect_timeout(&address(client, 8023), patience(cut)).is_ok());
-            assert_eq!(asked_anew.join().expect("tried"), !cut, "a connection of ours to it");
-            net.inside(scope, "client", || {
-                let socket = UdpSocket::bind(address(client, 0)).expect("a port");
-                socket.send_to(b"blocked", address(host, 8053)).expect("sent");
-            })
-            .join()
-            .expect("sent");
-            // Who is not blocked is heard, and after it: so the other datagram is not under way still.
-            net.inside(scope, "host", || {
-                UdpSocket::bind(address(host, 0)).expect("a port").send_to(b"free", address(host, 8053)).expect("sent")
-            })
-            .join()
-            .expect("sent");
-            let (count, _) = service.recv_from(&mut bytes).expect("the other one");
-            assert_eq!(&bytes[..count], b"free", "a datagram from the blocked host");
-            let (_, ok) = run(&net, &home, &["unblock", client]);
-            assert!(ok && blocked(&net).is_empty());
-            let opens = net.inside(scope, "client", || {
-                TcpStream::connect_timeout(&address(host, 8022), Duration::from_secs(20)).is_ok()
-            });
-            assert!(opens.join().expect("tried"), "once it is free");
-            for stream in [&inbound, &outbound] {
-                let _ = stream.shutdown(Shutdown::Both);
-            }
-        });
-        drop(daemon);
+        let _daemon = Daemon::at_home(&net, &home, "1-1023", BLOCK);
+        of_family(&net, &home, || blocked(&net), hosts, cut);
     }
 
     #[test]
     fn ipv4() {
-        of_family("runs4", HOST, "0.0.0.0", false);
+        with_a_daemon("runs4", (HOST, "0.0.0.0"), false);
     }
 
     #[test]
     fn but_where_somebody_wants_it_cut() {
-        of_family("cut4", HOST, "0.0.0.0", true);
+        with_a_daemon("cut4", (HOST, "0.0.0.0"), true);
     }
 
     #[test]
     fn ipv6() {
-        of_family("runs6", HOST6, "::", false);
+        with_a_daemon("runs6", (HOST6, "::"), false);
     }
 }

@@ -15,6 +15,7 @@ pub mod home;
 pub mod programs;
 pub mod tcp;
 pub mod udp;
+pub mod what_goes_on;
 
 use std::fs::File;
 use std::os::fd::AsFd;
