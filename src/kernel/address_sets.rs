@@ -15,6 +15,7 @@ use rustix::io::Errno;
 use rustix::net::{RecvFlags, recv};
 
 use super::elements::{DELETE, GET, NEW, append_elements};
+use super::ipset;
 use super::nftables::{NFTABLES, append, begin, end, inet, messages, open, transact};
 
 /// Elements of one transaction: a socket takes some 200 kB at once.
@@ -207,9 +208,10 @@ impl AddressSets {
     }
 }
 
-/// Whether `error` says that a set has no room for another element.
+/// Whether `error` says that a set, of nftables or of ipset, has no room for another element.
 pub fn is_full(error: &anyhow::Error) -> bool {
-    error.downcast_ref::<Error>().is_some_and(|error| error.raw_os_error() == Some(Errno::NFILE.raw_os_error()))
+    let code = error.downcast_ref::<Error>().and_then(Error::raw_os_error);
+    code.is_some_and(|code| [Errno::NFILE.raw_os_error(), ipset::FULL].contains(&code))
 }
 
 #[derive(Clone, Copy)]

@@ -58,12 +58,17 @@ fn append_element(out: &mut Vec<u8>, key: &[u8], stay: Option<Duration>) {
 
 /// Appends a message of nftables about the inet family, with the attributes that `write` appends.
 pub fn append_message(out: &mut Vec<u8>, kind: u8, flags: u16, write: impl FnOnce(&mut Vec<u8>)) {
+    append_message_of(out, (NFTABLES << 8 | u16::from(kind), INET), flags, write);
+}
+
+/// Appends a message of any part of netfilter: its kind, with that part's number in the upper byte, and its family.
+pub fn append_message_of(out: &mut Vec<u8>, (kind, family): (u16, u8), flags: u16, write: impl FnOnce(&mut Vec<u8>)) {
     let start = out.len();
     out.extend([0; 4]);
-    out.extend((NFTABLES << 8 | u16::from(kind)).to_ne_bytes());
+    out.extend(kind.to_ne_bytes());
     out.extend(flags.to_ne_bytes());
     out.extend([1_u32.to_ne_bytes(), 0_u32.to_ne_bytes()].concat());
-    out.extend([INET, 0, 0, 0]);
+    out.extend([family, 0, 0, 0]);
     write(out);
     let length = u32::try_from(out.len() - start).unwrap_or(u32::MAX);
     out[start..start + 4].copy_from_slice(&length.to_ne_bytes());

@@ -1,9 +1,10 @@
 //! What the kernel is asked directly, by netlink: addresses, routes, packets that a rule hands up, elements of
-//! sets, counters; and in /proc who listens.
+//! sets of nftables and of ipset, counters; and in /proc who listens.
 
 mod address_sets;
 mod addresses;
 mod elements;
+mod ipset;
 mod listening;
 mod nflog;
 mod nftables;
@@ -11,6 +12,7 @@ mod snapshot;
 
 pub use address_sets::{AddressSets, Stay, is_full};
 pub use addresses::{Gateway, InterfaceAddress, NetworkChanges, addresses, default_gateways};
+pub use ipset::IpSets;
 pub use listening::listening_ports;
 pub use nflog::{Logged, Nflog, QUEUE, Received, SNAPLEN, packets};
 pub use nftables::{Gone, TableChanges, count_rules, counted_packets, empty_sets, has_chain, has_table};
