@@ -16,7 +16,7 @@ use super::control::Listed;
 use super::denied::{DENIED, denied_now};
 use super::package::{self, HOSTS_DENY};
 use super::state::State;
-use super::table::{Answer, Table};
+use super::table;
 use super::terms::Terms;
 use super::{DIRECTORY, ledger};
 use crate::host::{Generation, Host};
@@ -80,7 +80,7 @@ pub fn differences(
     for one in listed.iter().filter(|one| !one.in_kernel) {
         add(one.address, Difference::NotInKernel);
     }
-    let in_kernel = if Table::is_there()? { Table::open(Answer::Drop)?.list()? } else { Default::default() };
+    let in_kernel = table::blocked_by_any()?;
     in_kernel.keys().filter(|address| is_free(address)).for_each(|&address| add(address, Difference::InKernelAlone));
     if host.text(HOSTS_DENY).is_some_and(|text| text.contains(DENIED)) {
         let denied = denied_now();

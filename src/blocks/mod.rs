@@ -44,7 +44,7 @@ pub use record::{By, Record, cleaned};
 use state::State;
 pub use state::{Limit, Outcome};
 use table::Table;
-pub use table::{Answer, TABLE, ruleset};
+pub use table::{Answer, PacketFilter, TABLE, ruleset};
 pub use terms::{Evidence, Length, Terms};
 
 /// What whoever Debian's portsentry catches meets, and who is never blocked; of the same form as portsentry.conf.
@@ -53,13 +53,13 @@ pub const CONF: &str = "/etc/harden-portsentry/blocks.conf";
 pub const DIRECTORY: &str = "/var/lib/harden-portsentry/blocks";
 /// What those were too many for who are freed by other terms.
 const BEYOND: &str = "in_all of [block] in policy.toml allows";
-/// The kernel's clock and ours may differ by so much.
+/// The clock was set where it differs by more from what it was to be.
 const TOLERANCE: Duration = Duration::from_secs(2);
 
 /// Who is blocked, in memory and in the kernel.
 pub struct Blocks {
     state: State,
-    table: Table,
+    table: Box<dyn Table>,
     guard: Guard,
     offset: i64,
     /// Freed when dropped.
@@ -77,15 +77,20 @@ pub struct Busy;
 pub struct Safe(String);
 
 impl Blocks {
-    /// Takes over: reads the ledger and makes the kernel block whom it says. Also returned: the ledger, for a disk can be
-    /// slow and the daemon gives it to a thread of its own, and what is to be told.
+    /// Takes over: reads the ledger and makes the kernel block whom it says, by `filter`, and by no other any more. Also
+    /// returned: the ledger, for a disk can be slow and the daemon gives it to a thread of its own, and what is to be told.
     ///
     /// # Errors
     /// [`Busy`]; the ledger cannot be read; the kernel refuses.
-    pub fn open(terms: Terms, answer: Answer, guard: Guard) -> Result<(Blocks, Ledger, Vec<String>)> {
+    pub fn open(
+        terms: Terms,
+        answer: Answer,
+        filter: &PacketFilter,
+        guard: Guard,
+    ) -> Result<(Blocks, Ledger, Vec<String>)> {
         let directory = Path::new(DIRECTORY);
         let lock = offline::lock(directory)?;
-        let mut table = Table::open(answer)?;
+        let mut table = table::open(filter, answer)?;
         // Both take their time: nft has to be started, and waits for the kernel.
         let (begun, read) = std::thread::scope(|scope| {
             let reading = scope.spawn(|| Ledger::open(&directory.join("ledger")));
@@ -106,6 +111,11 @@ impl Blocks {
         told.extend(safe.iter().map(|record| format!("{} is free again: {}", record.address, record.why)));
         if !beyond.is_empty() {
             told.push(format!("hosts that are free now, for there were more than {BEYOND}: {}", beyond.len()));
+        }
+        if let Err(error) = table::remove_others(filter) {
+            told.push(format!(
+                "{error:#}; whom it blocked by another packet filter before the kernel may go on to block"
+            ));
         }
         if adopted > 0 {
             told.push(format!("the kernel blocked whom the ledger does not know, as it does now: {adopted}"));
@@ -152,12 +162,8 @@ impl Blocks {
 
     /// Blocks whom the kernel, which has these, does not block, or for another time.
     fn mend(&mut self, in_kernel: &HashMap<IpAddr, Length>, now: Now) -> Result<()> {
-        let differs = |address: &IpAddr, stay: &Length| match (in_kernel.get(address), stay) {
-            (Some(Some(known)), Some(stay)) => known.abs_diff(*stay) > TOLERANCE,
-            (known, stay) => known != Some(stay),
-        };
         let mut wanted = self.elements(now.boot);
-        wanted.retain(|(address, stay)| differs(address, stay));
+        wanted.retain(|(address, stay)| in_kernel.get(address).is_none_or(|&known| !self.table.is_right(known, *stay)));
         self.table.block(&wanted)
     }
 
@@ -166,9 +172,15 @@ impl Blocks {
     /// # Errors
     /// The kernel refuses.
     pub fn restore(&mut self, gone: &Gone, now: Now) -> Result<bool> {
-        if !gone.has(TABLE) {
-            return Ok(false);
-        }
+        if gone.has(TABLE) { self.check(now) } else { Ok(false) }
+    }
+
+    /// The same, whether anything was told or not: for whoever stays where the kernel tells nothing, as iptables does not.
+    /// Once a minute is often enough, and costs milliseconds.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn check(&mut self, now: Now) -> Result<bool> {
         let elements = self.elements(now.boot);
         if self.table.load_again(self.state.terms(), &elements)? != Again::Whole {
             return Ok(true);
@@ -306,7 +318,7 @@ impl Blocks {
     }
 
     fn list(&mut self, now: Now) -> Result<Vec<Listed>> {
-        Ok(listed(&self.state, &self.table.list()?, now))
+        Ok(listed(&self.state, &self.table.blocked()?, now))
     }
 
     /// When somebody is to be freed next.

@@ -1,6 +1,5 @@
 //! What is done where no daemon runs: the lock, a look, the end of it all.
 
-use std::collections::HashMap;
 use std::fs::{DirBuilder, File, TryLockError};
 use std::io::ErrorKind;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
@@ -12,7 +11,7 @@ use super::clock::Now;
 use super::control::Listed;
 use super::denied::DENIED;
 use super::state::State;
-use super::table::{Answer, Table};
+use super::table;
 use super::terms::Terms;
 use super::{Busy, DIRECTORY, ledger, listed, own_files};
 
@@ -31,19 +30,18 @@ pub fn look() -> Result<Vec<Listed>> {
     let now = Now::read();
     let mut state = State::new(Terms::default(), now.boot);
     state.restore(&records, now);
-    let in_kernel = if Table::is_there()? { Table::open(Answer::Drop)?.list()? } else { HashMap::new() };
-    Ok(listed(&state, &in_kernel, now))
+    Ok(listed(&state, &table::blocked_by_any()?, now))
 }
 
-/// Whether anybody was ever blocked, or could have been: there is a ledger, or the kernel's table.
+/// Whether anybody was ever blocked, or could have been: there is a ledger, or something in the kernel.
 ///
 /// # Errors
 /// The kernel refuses to tell.
 pub fn is_begun() -> Result<bool> {
-    Ok(Path::new(DIRECTORY).join("ledger").exists() || Table::is_there()?)
+    Ok(Path::new(DIRECTORY).join("ledger").exists() || table::any_is_there()?)
 }
 
-/// Frees everybody and forgets all: the kernel's table, the ledger, the file that hosts.deny named.
+/// Frees everybody and forgets all: what is in the kernel, the ledger, the file that hosts.deny named.
 ///
 /// # Errors
 /// A daemon runs ([`Busy`]), the kernel refuses, or a file cannot be removed.
@@ -51,7 +49,7 @@ pub fn end() -> Result<()> {
     let directory = Path::new(DIRECTORY);
     if directory.exists() {
         let _lock = lock(directory)?;
-        Table::remove()?;
+        table::remove_all()?;
         gone(std::fs::remove_dir_all(directory), directory)?;
     }
     for denied in [Path::new(DENIED), &Path::new(DENIED).with_extension("new")] {

@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use crate::blocks::control::{self, Answer, Listed, Request, Wanted};
 use crate::blocks::package::{self, Freed};
-use crate::blocks::{self, Blocks, Busy, By, Difference, Guard, IgnoreList, Ledger, Now};
+use crate::blocks::{self, Blocks, Busy, By, Difference, Guard, IgnoreList, Ledger, Now, PacketFilter};
 use crate::daemon::Config;
 use crate::host::{Generation, Host, local};
 use crate::settings::{POLICY, Policy, Response};
@@ -324,7 +324,7 @@ fn open(is_to_block: bool) -> Result<(Blocks, Ledger, Vec<String>)> {
         Response::Noise => blocks::Answer::Noise,
         _ => blocks::Answer::Drop,
     });
-    let (blocks, ledger, mut told) = Blocks::open(policy.block, answer, guard)?;
+    let (blocks, ledger, mut told) = Blocks::open(policy.block, answer, &packet_filter()?, guard)?;
     told.extend(problem);
     Ok((blocks, ledger, told))
 }
@@ -332,8 +332,7 @@ fn open(is_to_block: bool) -> Result<(Blocks, Ledger, Vec<String>)> {
 /// What a blocked host meets and who is never blocked, as the configuration of whoever keeps the blocks says; where there is
 /// none, Debian's ignore list is asked.
 fn of_configuration(policy: &Policy) -> Result<(Option<blocks::Answer>, Guard)> {
-    let confs = [Generation::Embedded.conf(), blocks::CONF];
-    let config = match confs.into_iter().map(Path::new).find(|conf| conf.exists()) {
+    let config = match configuration() {
         Some(conf) => Config::of_blocks(conf)?,
         None => {
             let list = Path::new(Generation::OneProcess.ignore_list());
@@ -342,6 +341,20 @@ fn of_configuration(policy: &Policy) -> Result<(Option<blocks::Answer>, Guard)> 
     };
     let (ignored, _) = config.ignored()?;
     Ok((config.kill_nft, Guard::read(policy, ignored, &config.ignore_file.unwrap_or_default())?))
+}
+
+/// By what this host blocks, as that configuration says; where it cannot be read, as it blocks now.
+fn packet_filter() -> Result<PacketFilter> {
+    match configuration() {
+        Some(conf) => Config::of_blocks(conf).map(|config| config.packet_filter).or_else(|_| PacketFilter::in_use()),
+        None => Ok(PacketFilter::default()),
+    }
+}
+
+/// That of whoever keeps the blocks.
+fn configuration() -> Option<&'static Path> {
+    let confs = [Generation::Embedded.conf(), blocks::CONF];
+    confs.into_iter().map(Path::new).find(|conf| conf.exists())
 }
 
 fn say(common: &Common, answer: &Answer, text: &str) {

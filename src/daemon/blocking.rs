@@ -92,7 +92,7 @@ impl Opened {
         let named = named(config, ignored.clone());
         let start = Instant::now();
         loop {
-            match Blocks::open(policy.block, answer, named.guard()?) {
+            match Blocks::open(policy.block, answer, &config.packet_filter, named.guard()?) {
                 Ok((mut blocks, ledger, told)) => {
                     blocks.keep_table();
                     return Ok(Some(Opened(blocks, ledger, told)));

@@ -11,13 +11,13 @@ use anyhow::{Context, Result, bail};
 
 use super::invocation::Mode;
 use super::ports::Ports;
-use crate::blocks::{Answer, IgnoreList};
+use crate::blocks::{Answer, IgnoreList, PacketFilter};
 use crate::host::Generation;
 use crate::syntax::Dialect;
 use crate::syntax::portsentry_conf::{SHARED_KEYS, V1_KEYS};
 
 /// Keys of our own; those of both generations are understood beside them.
-const OWN_KEYS: &[&str] = &["KILL_NFT", "METRICS_FILE", "SCAN_PORTS", "SCAN_WINDOW"];
+const OWN_KEYS: &[&str] = &["FIREWALL", "KILL_NFT", "METRICS_FILE", "SCAN_PORTS", "SCAN_WINDOW", "WHITELIST_CHAIN"];
 
 /// BLOCK_TCP and BLOCK_UDP.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -44,6 +44,8 @@ pub struct Config {
     pub block_udp: Block,
     /// KILL_NFT: the built-in response, and what it answers.
     pub kill_nft: Option<Answer>,
+    /// FIREWALL and WHITELIST_CHAIN: by what the built-in response blocks.
+    pub packet_filter: PacketFilter,
     pub kill_route: Option<String>,
     pub kill_hosts_deny: Option<String>,
     pub kill_run_cmd: Option<String>,
@@ -106,6 +108,22 @@ impl Config {
         }
     }
 
+    /// The same for a daemon that is to watch.
+    ///
+    /// # Errors
+    /// As [`Config::read`], and if it wants another packet filter than that by which a daemon watches.
+    pub fn read_to_watch(path: &Path, mode: Mode) -> Result<Config> {
+        let config = Config::read(path, mode)?;
+        if config.packet_filter != PacketFilter::Nftables {
+            bail!(
+                "{}: FIREWALL=\"iptables\" is for Debian's portsentry; the daemon built into harden-portsentry watches by \
+                 nftables, and blocks by it; write FIREWALL=\"nftables\", or take that line out",
+                path.display()
+            );
+        }
+        Ok(config)
+    }
+
     /// The same for a `text` that was read from `path`.
     ///
     /// # Errors
@@ -131,6 +149,7 @@ impl Config {
             block_tcp: values.block("BLOCK_TCP")?,
             block_udp: values.block("BLOCK_UDP")?,
             kill_nft: values.answer("KILL_NFT")?,
+            packet_filter: values.packet_filter()?,
             kill_route: values.text("KILL_ROUTE"),
             kill_hosts_deny: values.text("KILL_HOSTS_DENY"),
             kill_run_cmd: values.text("KILL_RUN_CMD"),
@@ -283,6 +302,32 @@ impl<'a> Values<'a> {
         }
     }
 
+    fn packet_filter(&mut self) -> Result<PacketFilter> {
+        let after = self.text("WHITELIST_CHAIN").map(|name| {
+            name.parse().map_err(|why| {
+                anyhow::anyhow!(
+                    "{}: Invalid config file entry for WHITELIST_CHAIN: {why}",
+                    self.place("WHITELIST_CHAIN")
+                )
+            })
+        });
+        let after = after.transpose()?;
+        match self.text("FIREWALL").unwrap_or_default().trim() {
+            "" | "nftables" => {
+                if after.is_some() {
+                    self.warnings
+                        .push("WHITELIST_CHAIN is without effect where FIREWALL is not \"iptables\"".to_owned());
+                }
+                Ok(PacketFilter::Nftables)
+            }
+            "iptables" => Ok(PacketFilter::Iptables { after }),
+            name => bail!(
+                "{}: Invalid config file entry for FIREWALL: {name:?}; write \"nftables\" or \"iptables\"",
+                self.place("FIREWALL")
+            ),
+        }
+    }
+
     /// The ports of `protocol`: those below ADVANCED_PORTS_* where the mode, or 2.0 with a configuration of 1.2, has
     /// them, else the list.
     fn ports(&mut self, mode: Mode, protocol: &str) -> Result<Ports> {
@@ -348,6 +393,20 @@ mod tests {
         assert_eq!(parse(first, Mode::StealthTcp).unwrap().tcp_ports.to_string(), "1-2");
         assert_eq!(parse(first, Mode::Stealth).unwrap().tcp_ports.to_string(), "1-4, 6-9");
         assert!(parse(first, Mode::AdvancedTcp).unwrap().udp_ports.is_empty());
+    }
+
+    #[test]
+    fn the_packet_filter_and_the_whitelist() {
+        let filter = |text: &str| Config::parse_lines(text, Path::new("/p.conf"), Mode::Stealth);
+        let of = |text: &str| filter(text).unwrap().packet_filter;
+        let after = |name: &str| PacketFilter::Iptables { after: Some(name.parse().unwrap()) };
+        assert_eq!(of(""), PacketFilter::Nftables);
+        assert_eq!(of("FIREWALL=\"iptables\"\n"), PacketFilter::Iptables { after: None });
+        assert_eq!(of("WHITELIST_CHAIN=\"friends\"\nFIREWALL=iptables\n"), after("friends"));
+        assert!(filter("WHITELIST_CHAIN=\"friends\"\n").unwrap().warnings[0].contains("WHITELIST_CHAIN"));
+        for text in ["FIREWALL=\"pf\"\n", "FIREWALL=\"iptables\"\nWHITELIST_CHAIN=\"a b\"\n"] {
+            assert!(filter(text).unwrap_err().to_string().contains("/p.conf, line"), "{text}");
+        }
     }
 
     #[test]

@@ -98,7 +98,7 @@ struct Daemon {
 /// It cannot watch: the configuration, a privilege, or another daemon of the same mode is in the way.
 pub fn run(invocation: Invocation, caller: Option<Caller>) -> Result<()> {
     let signals = Signals::new()?;
-    let config = Config::read(&invocation.config_file, invocation.mode)?;
+    let config = Config::read_to_watch(&invocation.config_file, invocation.mode)?;
     let dialect = invocation.mode.dialect();
     let (ignore, complaints) = ignore_list(&config, dialect)?;
     // Before there is any thread, which would keep its rights.
@@ -543,7 +543,7 @@ impl Daemon {
     }
 
     fn read_anew(&mut self) -> Result<Vec<String>> {
-        let config = Config::read(&self.invocation.config_file, self.invocation.mode)?;
+        let config = Config::read_to_watch(&self.invocation.config_file, self.invocation.mode)?;
         let (ignore, mut complaints) = ignore_list(&config, self.invocation.mode.dialect())?;
         let policy = self.blocking.is_some().then(|| Policy::read(Path::new(POLICY))).transpose()?;
         // All that can be read is read: now the kernel has its say, and either takes all of it or none.

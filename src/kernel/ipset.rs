@@ -31,6 +31,7 @@ const SWAP: u16 = 6;
 const LIST: u16 = 7;
 const ADD: u16 = 9;
 const DELETE: u16 = 10;
+const TEST: u16 = 11;
 
 const NAME: u16 = 2;
 /// Of a set, and of SWAP the other set's name.
@@ -48,6 +49,8 @@ const MOST: u16 = 19;
 
 /// A set that a rule still names, or one of a moment ago: the kernel forgets rules behind its answer.
 const BUSY: i32 = 4100;
+/// What is asked for is not in it (IPSET_ERR_EXIST).
+const NOT_IN_IT: i32 = 4103;
 /// There is no room for another one (IPSET_ERR_HASH_FULL).
 pub const FULL: i32 = 4352;
 /// How long the kernel may take to forget a rule.
@@ -141,6 +144,18 @@ impl IpSets {
     pub fn take(&mut self, addresses: &[IpAddr]) -> Result<()> {
         let elements: Vec<(IpAddr, Stay)> = addresses.iter().map(|&address| (address, None)).collect();
         self.change_both(DELETE, &elements).map_err(|error| self.explained(error, "take addresses out of"))
+    }
+
+    /// Whether `address` is in them.
+    ///
+    /// # Errors
+    /// The sets are not there, or the kernel refuses.
+    pub fn has(&mut self, address: IpAddr) -> Result<bool> {
+        let name = self.names[usize::from(address.is_ipv6())];
+        match self.ask(TEST, name, |out| append_element(out, (address, None))) {
+            Err(error) if error.raw_os_error() == Some(NOT_IN_IT) => Ok(false),
+            asked => asked.map(|()| true).map_err(|error| self.explained(error, "ask for an address in")),
+        }
     }
 
     /// All addresses, with how long each is still to stay, in whole seconds.

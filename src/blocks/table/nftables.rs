@@ -1,49 +1,21 @@
-//! The kernel's side: templates/blocks.nft, filled and loaded, and its sets.
+//! By nftables: templates/blocks.nft, filled and loaded, and its sets.
 
 use std::collections::HashMap;
+use std::io::{Error, ErrorKind};
 use std::net::IpAddr;
 
 use anyhow::{Context, Result};
 use askama::Template;
 
-use super::terms::{Noise, Terms};
+use super::{Answer, Table, explained};
+use crate::blocks::terms::{Noise, Terms};
 use crate::host::{Again, CHAOS_MARK, Invocation, KeptTable, Text};
-use crate::kernel::{AddressSets, Stay, has_table, is_full};
+use crate::kernel::{AddressSets, Stay, has_table};
 
 /// The inet table's name.
 pub const TABLE: &str = "harden_portsentry_blocks";
 /// Its sets of addresses, IPv4 and IPv6.
 pub const SETS: [&str; 2] = ["blocked4", "blocked6"];
-
-/// What a blocked host meets.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Answer {
-    /// Silence.
-    Drop,
-    /// A reset, or an ICMP error.
-    Reject,
-    /// Any of these, or what looks like an open port and leads nowhere.
-    Noise,
-    /// iptables' CHAOS, by one rule for all that are marked here. IPv4 alone: silence for IPv6.
-    Chaos,
-}
-
-impl Answer {
-    /// As KILL_NFT has it.
-    pub fn name(self) -> &'static str {
-        match self {
-            Answer::Drop => "drop",
-            Answer::Reject => "reject",
-            Answer::Noise => "noise",
-            Answer::Chaos => "chaos",
-        }
-    }
-
-    /// The answer of this name.
-    pub fn of(name: &str) -> Option<Answer> {
-        [Answer::Drop, Answer::Reject, Answer::Noise, Answer::Chaos].into_iter().find(|answer| answer.name() == name)
-    }
-}
 
 /// What makes one machine's stable noise another one's: a number of this machine (machine-id(5)), as nft writes it.
 fn seed() -> String {
@@ -71,20 +43,20 @@ struct Ruleset<'a> {
 }
 
 /// The table with its sets.
-pub struct Table {
+pub struct NftTable {
     table: KeptTable,
     sets: AddressSets,
     answer: Answer,
 }
 
-impl Table {
+impl NftTable {
     /// Does not load it yet.
     ///
     /// # Errors
     /// There is no netlink.
-    pub fn open(answer: Answer) -> Result<Table> {
+    pub fn open(answer: Answer) -> Result<NftTable> {
         let table = KeptTable::new(TABLE, "the table of blocked hosts");
-        Ok(Table { table, sets: AddressSets::open(TABLE, SETS)?, answer })
+        Ok(NftTable { table, sets: AddressSets::open(TABLE, SETS)?, answer })
     }
 
     /// Whether it is there.
@@ -92,7 +64,11 @@ impl Table {
     /// # Errors
     /// The kernel refuses to tell.
     pub fn is_there() -> Result<bool> {
-        has_table(TABLE)
+        // A kernel without nftables does not understand the question.
+        let is_unheard_of = |error: &anyhow::Error| {
+            error.downcast_ref::<Error>().is_some_and(|error| error.kind() == ErrorKind::InvalidInput)
+        };
+        has_table(TABLE).or_else(|error| if is_unheard_of(&error) { Ok(false) } else { Err(error) })
     }
 
     /// Takes it away, if it is there: everybody is free.
@@ -100,53 +76,37 @@ impl Table {
     /// # Errors
     /// The kernel refuses.
     pub fn remove() -> Result<()> {
-        if Table::is_there()? {
+        if NftTable::is_there()? {
             Invocation::new("nft", &["delete", "table", "inet", TABLE])
                 .demand()
                 .context("cannot take away the table of blocked hosts")?;
         }
         Ok(())
     }
+}
 
-    /// Whether it is there, and is what would be loaded for these terms, rule for rule.
-    ///
-    /// # Errors
-    /// The kernel refuses to tell.
-    pub fn is_current(&self, terms: &Terms) -> Result<bool> {
+impl Table for NftTable {
+    fn is_current(&self, terms: &Terms) -> Result<bool> {
         self.table.is(&filled(terms, self.answer, &[])?)
     }
 
-    /// Loads it without anybody in it, where it is not there.
-    ///
-    /// # Errors
-    /// As [`Table::load`].
-    pub fn begin(&mut self, terms: &Terms) -> Result<()> {
-        if Table::is_there()? { Ok(()) } else { self.load(terms, &[]) }
+    fn begin(&mut self, terms: &Terms) -> Result<()> {
+        if NftTable::is_there()? { Ok(()) } else { self.load(terms, &[]) }
     }
 
-    /// Loads it with these addresses in it, in the place of one that is there, in one transaction.
-    ///
-    /// # Errors
-    /// nft is not installed, or the kernel refuses.
-    pub fn load(&mut self, terms: &Terms, addresses: &[(IpAddr, Stay)]) -> Result<()> {
+    fn load(&mut self, terms: &Terms, addresses: &[(IpAddr, Stay)]) -> Result<()> {
         // nft takes a millisecond for a hundred addresses, so it gets them only where others would be free meanwhile.
-        let is_there = Table::is_there()?;
+        let is_there = NftTable::is_there()?;
         let (in_text, after) = if is_there { (addresses, &[][..]) } else { (&[][..], addresses) };
         self.table.load(filled(terms, self.answer, in_text)?)?;
         self.block(after)
     }
 
-    /// Keeps what is loaded, to load it again.
-    pub fn keep(&mut self) {
+    fn keep(&mut self) {
         self.table.keep();
     }
 
-    /// Loads it again, which somebody took away or took something out of, with these addresses in it. What the sets of one
-    /// that is there hold is to be looked at then: it may have been loaded by somebody else.
-    ///
-    /// # Errors
-    /// As [`Table::load`].
-    pub fn load_again(&mut self, terms: &Terms, addresses: &[(IpAddr, Stay)]) -> Result<Again> {
+    fn load_again(&mut self, terms: &Terms, addresses: &[(IpAddr, Stay)]) -> Result<Again> {
         let again = self.table.load_again(&[])?;
         match again {
             Again::Loaded => self.block(addresses)?,
@@ -159,46 +119,23 @@ impl Table {
         Ok(again)
     }
 
-    /// What a blocked host meets from the next load on; returns what it met so far.
-    pub fn answer(&mut self, answer: Answer) -> Answer {
+    fn answer(&mut self, answer: Answer) -> Answer {
         std::mem::replace(&mut self.answer, answer)
     }
 
-    /// Blocks; who is blocked already gets the new time.
-    ///
-    /// # Errors
-    /// The table is not there, a set is full, or the kernel refuses.
-    pub fn block(&mut self, addresses: &[(IpAddr, Stay)]) -> Result<()> {
-        self.sets.put(addresses).map_err(|error| match is_full(&error) {
-            true => error.context(
-                "there is no room for another blocked host in the kernel's set; `harden-portsentry unblock` makes room, \
-                 and in_all of [block] in policy.toml sets how much there is",
-            ),
-            false => error,
-        })
+    fn block(&mut self, addresses: &[(IpAddr, Stay)]) -> Result<()> {
+        self.sets.put(addresses).map_err(explained)
     }
 
-    /// Frees; who is not blocked is no error.
-    ///
-    /// # Errors
-    /// The table is not there, or the kernel refuses.
-    pub fn free(&mut self, addresses: &[IpAddr]) -> Result<()> {
+    fn free(&mut self, addresses: &[IpAddr]) -> Result<()> {
         self.sets.take(addresses)
     }
 
-    /// Whether the kernel blocks `address`.
-    ///
-    /// # Errors
-    /// The kernel refuses.
-    pub fn has(&mut self, address: IpAddr) -> Result<bool> {
+    fn has(&mut self, address: IpAddr) -> Result<bool> {
         self.sets.has(address)
     }
 
-    /// Whom the kernel blocks, and for how long still.
-    ///
-    /// # Errors
-    /// The table is not there, or the kernel refuses.
-    pub fn list(&mut self) -> Result<HashMap<IpAddr, Stay>> {
+    fn list(&mut self) -> Result<HashMap<IpAddr, Stay>> {
         self.sets.list()
     }
 }
