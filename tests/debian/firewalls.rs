@@ -1,6 +1,6 @@
 //! The embedded engine beside the firewalls that people run: each drops what is not for ssh, and is loaded again.
 
-use crate::bed::{Bed, GATEWAY, HOST, OTHER_OUTSIDER, OUTSIDER, Suite, is_embedded, wait_for};
+use crate::bed::{Bed, GATEWAY, HOST, OTHER_OUTSIDER, OUTSIDER, PROGRAM, Suite, is_embedded, wait_for};
 
 /// Sees a scan of closed ports that the firewall drops, before and after `reload`; the scanner is blocked.
 fn seen_behind(bed: &Bed, reload: &str) {
@@ -154,4 +154,44 @@ fn greets(bed: &Bed, source: &str) -> [bool; 3] {
 /// All rules of both families, without comments and counters.
 fn dockers_rules(bed: &Bed) -> String {
     bed.ok("(iptables-save; ip6tables-save) | sed '/^#/d; s/ \\[[0-9:]*\\]$//'")
+}
+
+/// Only iptables, of either kind, and no package beside it.
+pub fn blocked_by_iptables_alone(suite: Suite) {
+    let bed = Bed::pristine(suite).with_program();
+    for (kind, answer) in [("nft", "drop"), ("nft", "reject"), ("legacy", "reject")] {
+        // Those of the other kind would go on.
+        bed.ok("iptables -F; ip6tables -F");
+        by_iptables_alone(&bed, kind, answer);
+    }
+}
+
+/// Who is blocked is, behind a chain with a whitelist and after a flush; and what this Debian's iptables prints of our
+/// rules is what was loaded: rules that are as they should be are not loaded again.
+pub fn by_iptables_alone(bed: &Bed, kind: &str, answer: &str) {
+    assert!(!bed.exists("/usr/sbin/ipset") && !bed.exists("/usr/sbin/nft"));
+    bed.ok(&format!(
+        "update-alternatives --set iptables /usr/sbin/iptables-{kind}
+         update-alternatives --set ip6tables /usr/sbin/ip6tables-{kind}
+         iptables -F; iptables -N friends 2>/dev/null; iptables -A INPUT -j friends; iptables -A INPUT -j ACCEPT
+         mkdir -p /etc/harden-portsentry"
+    ));
+    let lines = "TCP_PORTS=\"1-1023\"\nFIREWALL=\"iptables\"\nWHITELIST_CHAIN=\"friends\"\n";
+    bed.write("/etc/harden-portsentry/blocks.conf", &format!("{lines}KILL_NFT=\"{answer}\"\n"));
+    let is_blocked = || {
+        assert!(!bed.ssh_answers(OUTSIDER), "{kind}, {answer}: {}", bed.firewall());
+        assert!(bed.ssh_answers(OTHER_OUTSIDER), "{kind}, {answer}: {}", bed.firewall());
+    };
+    bed.tool(&format!("block {OUTSIDER} --for 1h")).succeeds();
+    bed.tool("block 2001:db8:66::9 --for forever").succeeds();
+    is_blocked();
+    let loads =
+        || bed.ok(&format!("strace -f -e trace=execve {PROGRAM} restore 2>&1")).matches("tables-restore\", [").count();
+    assert_eq!(loads(), 0, "{kind}, {answer}: {}", bed.firewall());
+    bed.ok("iptables -F; ip6tables -F");
+    assert!(bed.ssh_answers(OUTSIDER));
+    assert_eq!(loads(), 2, "{kind}, {answer}");
+    is_blocked();
+    bed.tool("unblock --all").succeeds();
+    assert!(bed.ssh_answers(OUTSIDER), "{kind}, {answer}: {}", bed.firewall());
 }

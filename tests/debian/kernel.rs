@@ -3,6 +3,7 @@
 use crate::bed::{
     Bed, Bookworm, Bullseye, Forky, GATEWAY, HOST, OTHER_OUTSIDER, OUTSIDER, PROGRAM, Suite, Trixie, wait_for,
 };
+use crate::firewalls::by_iptables_alone;
 
 /// Where the kernel takes the rule, the article's CHAOS it is, and it survives the power going.
 fn chaos_blocks_where_the_kernel_has_it(suite: Suite) {
@@ -171,6 +172,17 @@ fn chaos_by_one_rule_and_noise_beside_it(suite: Suite) {
     assert!(!bed.firewall().contains("CHAOS"), "{}", bed.firewall());
 }
 
+/// A kernel that has no nftables and has not loaded ipset, and CHAOS from its module.
+fn blocked_by_iptables_alone(suite: Suite) {
+    let bed = Bed::own_kernel(suite).with_program();
+    bed.ok("echo 'install nf_tables /bin/false' >/etc/modprobe.d/no-nftables.conf");
+    bed.reboot();
+    for answer in ["drop", "reject", "chaos"] {
+        by_iptables_alone(&bed, "legacy", answer);
+    }
+    bed.run("grep -E '^nf_tables ' /proc/modules").fails();
+}
+
 /// A VLAN, and links without frames: tunnels and PPP, between this machine and a namespace of its own.
 fn the_embedded_engine_watches_every_kind_of_interface(suite: Suite) {
     let bed = Bed::own_kernel(suite).with_program();
@@ -264,7 +276,7 @@ macro_rules! under_emulation {
 }
 
 under_emulation! {
-    kernel_11, Bullseye, Package: chaos_blocks_where_the_kernel_has_it;
+    kernel_11, Bullseye, Package: chaos_blocks_where_the_kernel_has_it blocked_by_iptables_alone;
     kernel_12, Bookworm, Package: chaos_blocks_where_the_kernel_has_it install_chaos_builds_the_module;
     kernel_13, Trixie, Package: chaos_blocks_where_the_kernel_has_it;
     kernel_14, Forky, Package: chaos_blocks_where_the_kernel_has_it;

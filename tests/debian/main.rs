@@ -81,6 +81,7 @@ debian! { Package in debian_11 debian_12 debian_13 debian_14 {
     files::a_symlinked_file_is_followed_and_keeps_all_it_has                     no   ci   full full
     files::two_applies_at_once_take_turns                                        no   ci   no   no
     files::bad_input_is_refused_by_place                                         no   ci   no   no
+    firewalls::blocked_by_iptables_alone                                         ci   full full ci
     flow::fresh_to_undo                                                          ci   ci   ci   ci
     flow::undo_with_the_packages_leaves_no_trace                                 full ci   full full
     flow::it_installs_itself_where_it_stays                                      full ci   full full
