@@ -553,6 +553,7 @@ fn commands_of_the_configuration_come_after_it() {
     wait_until("the command", || home.read("/run/ran") == format!("{source} 7\n"));
     assert!(home.read("/run/seen").contains(&source), "the kernel's set came first");
     assert_eq!(home.read("/etc/hosts.deny"), format!("ALL: {source} : DENY\n"));
+    wait_until("what is said of it", || daemon.said().contains("has been blocked via wrappers"));
     let said = daemon.said();
     let place = |what: &str| said.find(what).unwrap_or_else(|| panic!("{what}: {said}"));
     assert!(place("has been blocked via nftables for 10 minutes") < place("has been blocked via wrappers"), "{said}");
