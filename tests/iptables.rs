@@ -20,8 +20,9 @@ use harden_portsentry::settings::Policy;
 use neighbourhood::blocks::{listed, run};
 use neighbourhood::home::Home;
 use neighbourhood::what_goes_on::of_family;
-use neighbourhood::{CLIENT, CLIENT6, FAR, HOST, HOST6, Net, scanner, scanner6, wait_until};
+use neighbourhood::{CLIENT, CLIENT6, FAR, HOST, HOST6, Net, scanner, scanner6, wait_until, waited};
 use rustix::io::Errno;
+use rustix::process::{Pid, Signal};
 
 const CONF: &str = "/etc/harden-portsentry/blocks.conf";
 const POLICY: &str = "/etc/harden-portsentry/policy.toml";
@@ -594,8 +595,46 @@ fn who_stays_and_looks() {
         place.net.run("host", "ipset", &["del", "harden-portsentry4", "203.0.113.9"]);
         assert_eq!(inner.asks("check"), "Ok(false)");
         assert_eq!(place.blocked(), set(["203.0.113.9"]));
+        // Debian's portsentry sees him again.
+        place.net.run("host", "ipset", &["del", "harden-portsentry4", "203.0.113.9"]);
+        assert!(inner.asks("seen 203.0.113.9").contains("already: true"));
+        assert_eq!(place.blocked(), set(["203.0.113.9"]));
         assert_eq!(inner.asks("end"), "Ok(())");
         place.has_no_trace();
+    }
+}
+
+/// The keeper of what Debian's portsentry blocks looks once a minute, and when it is told to read its configuration again.
+#[test]
+fn the_keeper_puts_back_what_was_flushed() {
+    let place = Place::new("keeper", "nft");
+    place.configure("KILL_NFT=\"drop\"\n");
+    let said = place.home.path("/run/said");
+    let out = fs::File::create(&said).expect("a file");
+    let mut command = place.home.prepared(&place.net, &neighbourhood::daemon::program(), &["keep"]);
+    let command = command.stdin(Stdio::null()).stdout(out.try_clone().expect("a file")).stderr(out);
+    let keeper = Ends(command.spawn().expect("it starts"));
+    let words = || fs::read_to_string(&said).unwrap_or_default();
+    wait_until("the keeper", || words().contains("0 hosts are blocked"));
+    place.does(&["block", "203.0.113.9", "--for", "1h"]);
+    let rules = place.rules();
+    let is_back = || if place.rules() == rules { Ok(()) } else { Err(words()) };
+    place.iptables(&["-F"]);
+    rustix::process::kill_process(Pid::from_child(&keeper.0), Signal::HUP).expect("it runs");
+    waited(LONG, is_back).expect("the rules, as it is reloaded");
+    place.iptables(&["-F"]);
+    waited(Duration::from_secs(120), is_back).expect("the rules, once a minute is over");
+    wait_until("that it says so", || words().contains("somebody took away rules of blocked hosts"));
+    assert_eq!(place.blocked(), set(["203.0.113.9"]));
+}
+
+/// A process that ends with the test, however that ends.
+struct Ends(Child);
+
+impl Drop for Ends {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
     }
 }
 
@@ -614,7 +653,7 @@ fn nothing_is_left_of_the_other_iptables() {
 
 /// This test's own program in the home of a place, as one that stays: does a word a line.
 struct Inner {
-    process: Child,
+    process: Ends,
     answers: Lines<BufReader<ChildStdout>>,
 }
 
@@ -623,23 +662,16 @@ impl Inner {
         let program = std::env::current_exe().expect("a program");
         let mut command = place.home.prepared(&place.net, &program, &["--exact", "who_stays_and_looks", "--nocapture"]);
         let command = command.env(STAYS, "1").stdin(Stdio::piped()).stdout(Stdio::piped());
-        let mut process = command.spawn().expect("it starts");
-        let answers = BufReader::new(process.stdout.take().expect("a pipe")).lines();
+        let mut process = Ends(command.spawn().expect("it starts"));
+        let answers = BufReader::new(process.0.stdout.take().expect("a pipe")).lines();
         Inner { process, answers }
     }
 
     fn asks(&mut self, words: &str) -> String {
-        writeln!(self.process.stdin.as_ref().expect("a pipe"), "{words}").expect("it listens");
+        writeln!(self.process.0.stdin.as_ref().expect("a pipe"), "{words}").expect("it listens");
         let mut lines = self.answers.by_ref().map(|line| line.expect("a line"));
         let answer = lines.find_map(|line| line.split_once(ANSWER).map(|(_, answer)| answer.to_owned()));
         answer.unwrap_or_else(|| panic!("{words}: it ended"))
-    }
-}
-
-impl Drop for Inner {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
     }
 }
 
@@ -652,8 +684,9 @@ fn stay() {
     for line in std::io::stdin().lines() {
         let line = line.expect("a line");
         let answer = match line.split_once(' ') {
-            Some(("block", address)) => {
-                let request = asking_for(address.parse().expect("an address"));
+            Some((verb @ ("block" | "seen"), address)) => {
+                let by = if verb == "seen" { By::Portsentry } else { By::Hand };
+                let request = asking_for(address.parse().expect("an address"), by);
                 format!("{:?}", blocks.get_or_insert_with(open).serve(request, Now::read()).0)
             }
             Some(("cost", rules)) => {
@@ -670,8 +703,8 @@ fn stay() {
     }
 }
 
-fn asking_for(address: IpAddr) -> Request {
-    Request::Block { address, length: Wanted::Earned, by: By::Hand, why: String::new() }
+fn asking_for(address: IpAddr, by: By) -> Request {
+    Request::Block { address, length: Wanted::Earned, by, why: String::new() }
 }
 
 /// Prints what a block costs, beside the rule of iptables that it stands for.
@@ -723,7 +756,7 @@ fn cost(many: u32, open: &dyn Fn() -> Blocks) -> String {
         let is_blocked = |answer| matches!(answer, blocks::control::Answer::Blocked { already: false, .. });
         let IpAddr::V4(address) = address else { return };
         let address = std::net::Ipv4Addr::from_bits(address.to_bits() + TIMES).into();
-        assert!(is_blocked(blocks.serve(asking_for(address), Now::read()).0));
+        assert!(is_blocked(blocks.serve(asking_for(address, By::Hand), Now::read()).0));
     });
     let look = median("a look at all", &mut |_| assert!(!blocks.check(Now::read()).expect("it can look")));
     let rules: String = (0..many).map(|number| format!("-A INPUT -s {}/32 -j DROP\n", other(number))).collect();

@@ -346,6 +346,14 @@ impl Blocking {
         self.blocks.restore(gone, Now::read())
     }
 
+    /// The same where nobody tells: looks whether it is so.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn check(&mut self) -> Result<bool> {
+        self.blocks.check(Now::read())
+    }
+
     /// Writes what waits to be written, and ends; the kernel goes on blocking.
     pub fn end(self) {
         let _ = std::fs::remove_file(control::SOCKET);

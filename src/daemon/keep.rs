@@ -21,7 +21,7 @@ use super::output::Output;
 use super::reactions::Reactions;
 use super::release::{Released, release};
 use super::signals::{Signals, drain};
-use crate::blocks::{self, publish_denied};
+use crate::blocks::{self, PacketFilter, publish_denied};
 use crate::kernel::{Gone, TableChanges};
 use crate::settings::{POLICY, Policy};
 use crate::syntax::Dialect;
@@ -33,6 +33,9 @@ const RELEASE: Duration = Duration::from_secs(10);
 /// The same where nobody was: fail2ban brings back bans as it starts, which is a while after this does.
 const PATROL: Duration = Duration::from_secs(600);
 const FIRST_PATROL: Duration = Duration::from_secs(60);
+
+/// How often it is looked whether all is in place where the kernel does not tell, as iptables does not.
+const LOOK: Duration = Duration::from_secs(60);
 
 /// Keeps the blocks until it is told to end.
 ///
@@ -59,6 +62,8 @@ pub fn keep() -> Result<()> {
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
     let mut keep = Keep {
         rule: config.kill_route,
+        look: (config.packet_filter != PacketFilter::Nftables).then(|| Instant::now() + LOOK),
+        filter: config.packet_filter,
         blocking,
         changes,
         output: output.clone(),
@@ -88,6 +93,9 @@ fn read() -> Result<(Config, Vec<String>)> {
 struct Keep {
     /// The command that puts the rule of CHAOS where it is missing.
     rule: Option<String>,
+    filter: PacketFilter,
+    /// When it is looked next whether all is in place, if nobody tells.
+    look: Option<Instant>,
     blocking: Blocking,
     changes: TableChanges,
     output: Output,
@@ -126,6 +134,9 @@ impl Keep {
             if changes || self.gone.is_some() {
                 self.mend()?;
             }
+            if self.look.is_some_and(|look| look <= Instant::now()) {
+                self.look();
+            }
             let (freed, _) = self.blocking.attend();
             if !freed.is_empty() {
                 self.release.due = self.release.due.min(self.release.last + RELEASE);
@@ -140,6 +151,9 @@ impl Keep {
         let mut limit = self.blocking.due().unwrap_or(PATROL).min(self.release.due.saturating_duration_since(now));
         if self.gone.is_some() {
             limit = limit.min(AGAIN);
+        }
+        if let Some(look) = self.look {
+            limit = limit.min(look.saturating_duration_since(now));
         }
         if self.release.thread.is_some() {
             limit = limit.min(Duration::from_secs(1));
@@ -183,6 +197,18 @@ impl Keep {
         Ok(())
     }
 
+    /// Puts back what somebody took away without anybody being told.
+    fn look(&mut self) {
+        self.look = Some(Instant::now() + LOOK);
+        match self.blocking.check() {
+            Ok(false) => {}
+            Ok(true) => self
+                .output
+                .say("adminalert: somebody took away rules of blocked hosts; they are loaded again with all of them"),
+            Err(error) => self.output.say(&format!("adminalert: ERROR: {error:#}; it is tried again")),
+        }
+    }
+
     /// Starts what is due, and tells what came of it.
     fn look_after_others(&mut self) {
         if let Some(thread) = self.release.thread.take_if(|thread| thread.is_finished()) {
@@ -222,6 +248,9 @@ impl Keep {
         complaints.extend(more);
         let policy = Policy::read(Path::new(POLICY)).context("policy.toml is not taken")?;
         self.blocking.configure(&config, ignored, &policy)?;
+        if config.packet_filter != self.filter {
+            complaints.push("FIREWALL and WHITELIST_CHAIN change with the next start".to_owned());
+        }
         self.rule = config.kill_route;
         self.release.due = Instant::now();
         Ok(complaints)
