@@ -6,7 +6,7 @@ use std::path::Path;
 
 use anyhow::Result;
 
-use crate::blocks::{Answer, DENIED, control, package};
+use crate::blocks::{Answer, DENIED, PacketFilter, control, package};
 use crate::host::{CHAOS_RULE, Generation, RuleList, iptables, is_block};
 use crate::plan::{Content, Draft, FileKind, Step};
 use crate::settings::{POLICY, Policy, Response};
@@ -41,6 +41,20 @@ pub fn step(context: &Context, draft: &mut Draft) -> Result<Step> {
             "`literal = true`: portsentry blocks by a rule of CHAOS a host: without terms, ledger and guard, until the next \
              boot, and each rule costs every packet",
         );
+    }
+    match &context.filter {
+        PacketFilter::Nftables if context.settings.whitelist_chain.is_some() => {
+            step.info(
+                "whitelist_chain is without effect: our table comes before everybody's rules (firewall = \"iptables\")",
+            );
+        }
+        PacketFilter::Nftables => {}
+        PacketFilter::Iptables { after: None } => {
+            step.info("hosts are blocked by a chain of iptables, before all other rules")
+        }
+        PacketFilter::Iptables { after: Some(chain) } => {
+            step.info(format!("hosts are blocked by a chain of iptables, behind the jumps to {chain}"));
+        }
     }
     if built_in == Some(Answer::Noise) {
         step.info(

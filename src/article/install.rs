@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 
+use crate::blocks::PacketFilter;
 use crate::host::{
     Candidate, ChaosSupport, Facts, Host, Installed, Packages, ServiceManager, Simulation, kernel_release,
     no_such_package,
@@ -13,7 +14,7 @@ use crate::host::{
 use crate::plan::{Change, PackageChange, Step};
 use crate::settings::{Engine, Response, Settings};
 
-use super::response::{CHAOS_PACKAGE, Chosen};
+use super::response::{CHAOS_PACKAGE, Chosen, wants_iptables};
 use super::{Context, embedded, sections};
 
 /// What the article preseeds, for debconf-set-selections(1): its one note must not stop the installation.
@@ -109,7 +110,8 @@ impl Offer {
             pristine: Some(BTreeMap::new()),
             interrupted: false,
         };
-        let wanted = wanted(engine, settings, facts);
+        let by_iptables = wants_iptables(host, settings, engine == Engine::Embedded);
+        let wanted = wanted(engine, by_iptables, settings, facts);
         offer.interrupted = host.dpkg_was_interrupted()
             || wanted.iter().any(|name| facts.packages.get(name).is_some_and(|package| package.half_done()));
         let is_missing = |name: &str| facts.packages.get(name).is_none_or(Installed::half_unpacked);
@@ -160,13 +162,16 @@ impl Offer {
     }
 }
 
-fn wanted(engine: Engine, settings: &Settings, facts: &Facts) -> Vec<String> {
+fn wanted(engine: Engine, by_iptables: bool, settings: &Settings, facts: &Facts) -> Vec<String> {
     // Whoever is blocked is so by a table of nftables, and the built-in portsentry picks its packets by another.
-    let mut wanted = vec!["nftables".to_owned()];
+    let mut wanted = Vec::new();
     if engine == Engine::Package {
-        wanted.insert(0, "portsentry".to_owned());
+        wanted.push("portsentry".to_owned());
     }
-    if needs_iptables(settings, facts) {
+    if !by_iptables {
+        wanted.push("nftables".to_owned());
+    }
+    if by_iptables || needs_iptables(settings, facts) {
         wanted.push("iptables".to_owned());
     }
     if settings.fail2ban.value {
@@ -207,7 +212,10 @@ pub fn step(context: &Context) -> Result<Step> {
         unknown(context, name, &mut step)?;
         return Ok(step);
     }
-    step.summary = format!("{} installed", wanted(offer.engine, context.settings, context.facts).join(", "));
+    step.summary = format!(
+        "{} installed",
+        wanted(offer.engine, context.filter != PacketFilter::Nftables, context.settings, context.facts).join(", ")
+    );
     if let Some(why) = &offer.fallback {
         step.info(why.note());
     }
@@ -249,8 +257,11 @@ fn has_package_lists(host: &Host) -> bool {
 /// apt does not know a package: its lists may never have been fetched, and apply fetches them once.
 fn unknown(context: &Context, name: &str, step: &mut Step) -> Result<()> {
     if !has_package_lists(context.host) {
-        step.summary =
-            format!("{} installed", wanted(context.offer.engine, context.settings, context.facts).join(", "));
+        step.summary = format!(
+            "{} installed",
+            wanted(context.offer.engine, context.filter != PacketFilter::Nftables, context.settings, context.facts)
+                .join(", ")
+        );
         step.info(
             "apt has no package lists yet; apply runs apt-get update first, and only then can the files be shown",
         );

@@ -6,9 +6,10 @@ use std::path::Path;
 use anyhow::Result;
 use askama::Template;
 
-use crate::blocks::{self, Answer, TABLE};
+use crate::blocks::{self, Answer, PacketFilter};
 use crate::host::{
-    BLOCKS_UNIT, CHAOS_RULE, CHAOS_UNIT, EMBEDDED_UNIT, Generation, KEEPER_UNIT, RuleList, ServiceManager, iptables,
+    BLOCKS_UNIT, CHAOS_RULE, CHAOS_UNIT, ChainName, EMBEDDED_UNIT, Generation, KEEPER_UNIT, RuleList, ServiceManager,
+    iptables,
 };
 use crate::plan::{Draft, FileKind, Plan, Step, UnitAction};
 use crate::settings::POLICY;
@@ -23,14 +24,17 @@ const BLOCKS: &str = "/etc/systemd/system/harden-portsentry-blocks.service";
 const KEEPER: &str = "/etc/systemd/system/harden-portsentry-keeper.service";
 /// Has iptables answer whom our table marks with CHAOS.
 const CHAOS: &str = "/etc/systemd/system/harden-portsentry-chaos.service";
-/// nftables.service begins by flushing every table, ours with them.
-const DROP_IN: &str = "/etc/systemd/system/nftables.service.d/harden-portsentry-table.conf";
+/// nftables.service begins by flushing every table, ours with them, and netfilter-persistent puts its own rules in the place of
+/// all others.
+const OF_NFTABLES: &str = "/etc/systemd/system/nftables.service.d/harden-portsentry-table.conf";
+const OF_IPTABLES: &str = "/etc/systemd/system/netfilter-persistent.service.d/harden-portsentry-table.conf";
 
 #[derive(Template)]
 #[template(path = "harden-portsentry-blocks.service", escape = "none")]
 struct BlocksService<'a> {
     program: &'a str,
-    table: &'a str,
+    /// iptables' programs take rights of their own.
+    iptables: bool,
 }
 
 #[derive(Template)]
@@ -38,6 +42,12 @@ struct BlocksService<'a> {
 struct ChaosService<'a> {
     insert: &'a str,
     delete: &'a str,
+}
+
+#[derive(Template)]
+#[template(path = "netfilter-persistent-service.conf", escape = "none", ext = "txt")]
+struct NetfilterPersistent<'a> {
+    program: &'a str,
 }
 
 #[derive(Template)]
@@ -51,12 +61,19 @@ struct KeeperService<'a> {
 struct Conf<'a> {
     answer: &'a str,
     ignore_file: &'a str,
+    iptables: bool,
+    whitelist_chain: Option<&'a ChainName>,
     rule: Option<&'a str>,
 }
 
 /// Whether a process of its own keeps the blocks, for the portsentry that catches is Debian's.
 fn has_keeper(context: &Context) -> bool {
     built_in(context).is_some() && context.generation != Some(Generation::Embedded)
+}
+
+/// Whether one rule of iptables has CHAOS answer whom our table marks; a chain of iptables' own does it by itself.
+pub fn has_rule_of_chaos(context: &Context) -> bool {
+    built_in(context) == Some(Answer::Chaos) && context.filter == PacketFilter::Nftables
 }
 
 /// The units that are to be on beside those of the portsentry that watches.
@@ -68,7 +85,7 @@ pub fn units(context: &Context) -> Vec<&'static str> {
     if has_keeper(context) {
         units.push(KEEPER_UNIT);
     }
-    if built_in(context) == Some(Answer::Chaos) {
+    if has_rule_of_chaos(context) {
         units.push(CHAOS_UNIT);
     }
     units
@@ -78,7 +95,7 @@ pub fn units(context: &Context) -> Vec<&'static str> {
 pub fn put(context: &Context, draft: &mut Draft, step: &mut Step) -> Result<()> {
     let program = variables::place(context);
     let Some(answer) = built_in(context) else {
-        for path in [BLOCKS, KEEPER, CHAOS, DROP_IN, blocks::CONF] {
+        for path in [BLOCKS, KEEPER, CHAOS, blocks::CONF].into_iter().chain([OF_NFTABLES, OF_IPTABLES]) {
             remove_ours(draft, path, "each block is a rule of iptables from now on", step)?;
         }
         return Ok(());
@@ -87,12 +104,17 @@ pub fn put(context: &Context, draft: &mut Draft, step: &mut Step) -> Result<()> 
         step.file(draft.put(Path::new(path), text.as_bytes(), 0o644, FileKind::Whole, why)?);
         Ok(())
     };
-    let blocks = filled(&BlocksService { program, table: TABLE })?;
+    let by_iptables = context.filter != PacketFilter::Nftables;
+    let blocks = filled(&BlocksService { program, iptables: by_iptables })?;
     file(BLOCKS, blocks, "whoever was blocked is so again before the network is up")?;
-    let flushed = include_str!("../../templates/nftables-service.conf").to_owned();
-    file(DROP_IN, flushed, "it flushes the table of blocked hosts")?;
+    let flushes = "it flushes what blocks hosts";
+    if by_iptables {
+        file(OF_IPTABLES, filled(&NetfilterPersistent { program })?, flushes)?;
+    } else {
+        file(OF_NFTABLES, include_str!("../../templates/nftables-service.conf").to_owned(), flushes)?;
+    }
     let insert = chaos_command();
-    if answer == Answer::Chaos {
+    if has_rule_of_chaos(context) {
         let delete = format!("{} -w -D {CHAOS_RULE}", iptables(false));
         let chaos = filled(&ChaosService { insert: &insert, delete: &delete })?;
         file(CHAOS, chaos, "whoever is blocked is answered by CHAOS, by one rule for all")?;
@@ -101,15 +123,20 @@ pub fn put(context: &Context, draft: &mut Draft, step: &mut Step) -> Result<()> 
         let keeper = filled(&KeeperService { program })?;
         file(KEEPER, keeper, "keeps whom portsentry has blocked: for a time, and for whoever else asks")?;
         let ignore_file = context.generation.map_or("", Generation::ignore_list);
-        let rule = (answer == Answer::Chaos).then_some(insert.as_str());
-        let conf = filled(&Conf { answer: answer.name(), ignore_file, rule })?;
+        let rule = has_rule_of_chaos(context).then_some(insert.as_str());
+        let whitelist_chain = match &context.filter {
+            PacketFilter::Iptables { after } => after.as_ref(),
+            PacketFilter::Nftables => None,
+        };
+        let conf = filled(&Conf { answer: answer.name(), ignore_file, iptables: by_iptables, whitelist_chain, rule })?;
         file(blocks::CONF, conf, "what whoever is blocked meets")?;
     } else {
         let why = "the embedded portsentry keeps its blocks by itself";
         remove_ours(draft, KEEPER, why, step)?;
         remove_ours(draft, blocks::CONF, why, step)?;
     }
-    if answer != Answer::Chaos {
+    remove_ours(draft, if by_iptables { OF_NFTABLES } else { OF_IPTABLES }, "another packet filter blocks", step)?;
+    if !has_rule_of_chaos(context) {
         remove_ours(draft, CHAOS, "CHAOS answers nobody any more", step)?;
     }
     Ok(())
@@ -145,7 +172,7 @@ pub fn turn_on(context: &Context, draft: &Draft, step: &mut Step) -> Result<()> 
              portsentry blocks whom it has blocked before only after its restart, and hosts.deny follows with the next block",
         );
     }
-    if built_in(context) == Some(Answer::Chaos) && context.facts.manager == ServiceManager::Sysv {
+    if has_rule_of_chaos(context) && context.facts.manager == ServiceManager::Sysv {
         step.info("without systemd the rule of CHAOS comes with the first block");
     }
     if !may_start {

@@ -20,6 +20,7 @@ use std::path::Path;
 use anyhow::{Context as _, Result};
 use askama::Template;
 
+use crate::blocks::PacketFilter;
 use crate::host::{Facts, Generation, Host, Process};
 use crate::plan::{Content, Draft, Plan, Step};
 use crate::settings::{Engine, Settings};
@@ -28,6 +29,7 @@ pub use blocking::built_in;
 pub use embedded::leaves;
 pub use install::{Fallback, Offer, needs_iptables};
 pub use keeping::{ends_blocks, units as keeping_units};
+use response::packet_filter;
 pub use response::{CHAOS_PACKAGE, Chosen};
 pub use safe_addresses::{Safe, allowed_networks, safe_networks};
 pub use service::{by_hand, runs_as_wanted};
@@ -58,6 +60,8 @@ pub struct Context<'a> {
     /// Version of Debian's, where that is the one.
     pub version: Option<String>,
     pub chosen: Chosen,
+    /// By which hosts are blocked.
+    pub filter: PacketFilter,
     /// Whether files of packages that are about to be installed could be looked into.
     pub offer: Offer,
 }
@@ -108,9 +112,10 @@ pub fn describe<'a>(host: &'a Host, settings: &'a Settings, facts: &'a Facts) ->
         Some(version) => Some(Generation::of(version)?),
         None => embedded.then_some(Generation::Embedded),
     };
-    let chosen = chosen.on(host, settings)?;
+    let filter = packet_filter(host, settings, generation)?;
+    let chosen = chosen.on(host, settings, &filter)?;
     let mut draft = Draft::new(host, offer.pristine.clone());
-    let context = Context { host, facts, settings, generation, version, chosen, offer };
+    let context = Context { host, facts, settings, generation, version, chosen, filter, offer };
     let mut steps = vec![variables::step(&context, &mut draft)?, install::step(&context)?];
     steps.push(listening::step(&context, &mut draft)?);
     steps.push(blocking::step(&context, &mut draft)?);

@@ -2,9 +2,9 @@
 
 use anyhow::{Result, anyhow, bail};
 
-use crate::blocks::{Answer, ruleset};
-use crate::host::{ChaosSupport, Facts, Host, secure_boot, tracks_connections};
-use crate::settings::{Policy, Response, Settings};
+use crate::blocks::{Answer, PacketFilter, ruleset};
+use crate::host::{ChaosSupport, Facts, Generation, Host, secure_boot, tracks_connections};
+use crate::settings::{Firewall, Policy, Response, Settings};
 
 /// Brings the kernel module that the article's KILL_ROUTE needs.
 pub const CHAOS_PACKAGE: &str = "xtables-addons-dkms";
@@ -57,7 +57,13 @@ impl Chosen {
     ///
     /// # Errors
     /// Noise was asked for, and there is none here.
-    pub fn on(self, host: &Host, settings: &Settings) -> Result<Chosen> {
+    pub fn on(self, host: &Host, settings: &Settings, filter: &PacketFilter) -> Result<Chosen> {
+        if *filter != PacketFilter::Nftables {
+            if self.response == Response::Noise {
+                bail!("--response noise is made by nftables, and iptables blocks here; use --response drop");
+            }
+            return Ok(self);
+        }
         if self.fallback.is_some() && tracks_connections(host) && noise_works(host, settings).is_ok() {
             return Ok(Chosen { response: Response::Noise, ..self });
         }
@@ -74,6 +80,34 @@ impl Chosen {
     pub fn target(&self, ipv6: bool) -> &'static str {
         self.response.target(ipv6).unwrap_or("DROP")
     }
+}
+
+/// Whether iptables is to block: somebody says so, or the kernel has no nftables. The embedded portsentry watches by that.
+pub fn wants_iptables(host: &Host, settings: &Settings, is_embedded: bool) -> bool {
+    match settings.firewall.value {
+        Firewall::Iptables => true,
+        Firewall::Nftables => false,
+        Firewall::Auto => !is_embedded && host.is_live() && !PacketFilter::kernel_has_nftables(),
+    }
+}
+
+/// By which packet filter hosts are blocked on this host.
+///
+/// # Errors
+/// The embedded portsentry is to watch, and iptables to block.
+pub fn packet_filter(host: &Host, settings: &Settings, generation: Option<Generation>) -> Result<PacketFilter> {
+    let is_embedded = generation == Some(Generation::Embedded);
+    if !wants_iptables(host, settings, is_embedded) {
+        return Ok(PacketFilter::Nftables);
+    }
+    if is_embedded {
+        bail!(
+            "{}: firewall = \"iptables\" is for Debian's portsentry; the embedded one watches by nftables, and blocks by it. \
+             Use --engine package, or take that line out",
+            settings.firewall.origin
+        );
+    }
+    Ok(PacketFilter::Iptables { after: settings.whitelist_chain.as_ref().map(|chain| chain.value.clone()) })
 }
 
 /// Whether the kernel takes the table. Where there is no nft yet it comes with apply, and verify asks again.

@@ -38,7 +38,7 @@ pub use guard::Guard;
 pub use ignore::IgnoreList;
 pub use ledger::Ledger;
 pub use lists::{Difference, differences};
-pub use offline::{METRICS, end, end_metrics, is_begun, look};
+pub use offline::{METRICS, end, end_metrics, is_begun, look, unload};
 use record::What;
 pub use record::{By, Record, cleaned};
 use state::State;

@@ -41,6 +41,14 @@ pub fn is_begun() -> Result<bool> {
     Ok(Path::new(DIRECTORY).join("ledger").exists() || table::any_is_there()?)
 }
 
+/// Takes out of the kernel what blocks: everybody is free until it is loaded again.
+///
+/// # Errors
+/// The kernel refuses.
+pub fn unload() -> Result<()> {
+    table::remove_all()
+}
+
 /// Frees everybody and forgets all: what is in the kernel, the ledger, the file that hosts.deny named.
 ///
 /// # Errors

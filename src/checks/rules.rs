@@ -4,6 +4,7 @@ use anyhow::Result;
 
 use crate::article::{Context, built_in, safe_networks};
 use crate::blocks;
+use crate::blocks::PacketFilter;
 use crate::blocks::control::Listed;
 use crate::blocks::package::remembered;
 use crate::host::{CHAOS_RULE, CHAOS_UNIT, ChaosSupport, Generation, RuleList, ServiceManager};
@@ -39,15 +40,15 @@ fn block_works(context: &Context) -> Vec<Check> {
             "whether a block works: trying one needs CAP_SYS_ADMIN and CAP_NET_ADMIN, which are not given here",
         )];
     }
-    if let Some(answer) = built_in(context) {
+    if let Some(answer) = built_in(context).filter(|_| context.filter == PacketFilter::Nftables) {
         let mut checks = vec![built_in_works(context, answer)];
         if answer == blocks::Answer::Chaos {
             checks.push(chaos_answers(context));
         }
         return checks;
     }
-    let families: &[bool] =
-        if context.generation.is_some_and(Generation::sees_ipv6) { &[false, true] } else { &[false] };
+    let both = built_in(context).is_some() || context.generation.is_some_and(Generation::sees_ipv6);
+    let families: &[bool] = if both { &[false, true] } else { &[false] };
     let mut checks: Vec<Check> = families
         .iter()
         .map(|&ipv6| {

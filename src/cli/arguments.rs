@@ -134,6 +134,9 @@ pub enum Command {
     /// Take back what nobody confirmed in time; systemd starts it
     #[command(hide = true)]
     Expire,
+    /// Take out of the kernel what blocks; systemd does it
+    #[command(hide = true)]
+    Unload,
     /// Keep the blocks of Debian's portsentry; systemd starts it
     #[command(hide = true)]
     Keep,

@@ -210,6 +210,13 @@ pub fn restore(common: &Common) -> Result<Exit> {
     Ok(Exit::Good)
 }
 
+/// Frees everybody until they are restored.
+pub fn unload(common: &Common) -> Result<Exit> {
+    live(common)?;
+    blocks::unload()?;
+    Ok(Exit::Good)
+}
+
 /// Has the kernel block whom the ledger says; how many these are.
 fn restored() -> Result<usize> {
     match open(false) {

@@ -107,6 +107,7 @@ pub fn main(words: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Init(options) => ("init", init::run(common, options)),
         // Its words are portsentry's, and were taken above.
         Command::Daemon { .. } => ("daemon", Ok(Exit::Usage)),
+        Command::Unload => ("unload", blocks::unload(common)),
         Command::Keep => ("keep", keep().map(|()| Exit::Good)),
         Command::Responder(which) => ("responder", respond(which).map(|()| Exit::Good)),
         Command::Man { directory } => ("man", man::run(directory)),

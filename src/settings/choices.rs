@@ -29,15 +29,25 @@ impl fmt::Display for Engine {
     }
 }
 
+/// By which packet filter hosts are blocked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Firewall {
+    /// nftables where the kernel has it, else iptables.
+    Auto,
+    Nftables,
+    Iptables,
+}
+
 /// What a blocked host meets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Response {
-    /// CHAOS where this kernel has it, as the article wants; else drop
+    /// CHAOS where this kernel has it, as the article wants; else noise where connections are tracked anyway; else drop
     Auto,
     /// noise, by the CHAOS target of xtables-addons
     Chaos,
-    /// noise, by nftables alone: at random open, closed, forbidden or silent, and nothing behind it; the embedded engine's
+    /// noise, by nftables alone: at random open, closed, forbidden or silent, and nothing behind it
     Noise,
     /// silence
     Drop,

@@ -16,9 +16,9 @@ use std::path::PathBuf;
 use anyhow::{Result, bail};
 use ipnet::IpNet;
 
-use crate::host::{Host, Network};
+use crate::host::{ChainName, Host, Network};
 
-pub use choices::{BanTime, Engine, Response};
+pub use choices::{BanTime, Engine, Firewall, Response};
 pub use config_env::write as write_config_env;
 pub use detect::{Proposal, is_virtual, offers, propose};
 pub use lan::Lan;
@@ -53,6 +53,9 @@ pub struct Settings {
     /// CHAOS by a rule for each host, as the article has it, from the embedded portsentry as well.
     pub literal: Sourced<bool>,
     pub install_chaos: bool,
+    /// By which packet filter hosts are blocked, and behind which chain of somebody's, where that is iptables.
+    pub firewall: Sourced<Firewall>,
+    pub whitelist_chain: Option<Sourced<ChainName>>,
     /// RESOLVE_HOST: look up the scanner's name, before the block (trap 5).
     pub resolve_host: Sourced<bool>,
     pub fail2ban: Sourced<bool>,
@@ -130,6 +133,8 @@ impl Settings {
             response: flag(flags.response, "--response").unwrap_or(policy.response),
             install_chaos: flags.install_chaos,
             literal: policy.literal,
+            firewall: policy.firewall,
+            whitelist_chain: policy.whitelist_chain,
             resolve_host: policy.resolve_host,
             fail2ban: policy.fail2ban,
             bantime: policy.bantime,

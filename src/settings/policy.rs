@@ -11,9 +11,9 @@ use ipnet::IpNet;
 use serde::Deserialize;
 use toml_edit::{Array, ArrayOfTables, Document, DocumentMut, Item, Table, Value, value};
 
-use crate::host::Host;
+use crate::host::{ChainName, Host};
 
-use super::choices::{BanTime, Engine, Response};
+use super::choices::{BanTime, Engine, Firewall, Response};
 use super::origin::{Origin, Sourced};
 use super::terms::{RawTerms, Terms};
 use super::writers::check_writers;
@@ -36,6 +36,9 @@ pub struct Policy {
     pub response: Sourced<Response>,
     /// CHAOS by a rule for each host, as the article has it, where one rule for all would do.
     pub literal: Sourced<bool>,
+    pub firewall: Sourced<Firewall>,
+    /// Behind the jumps to this chain hosts are blocked, where iptables does it.
+    pub whitelist_chain: Option<Sourced<ChainName>>,
     pub resolve_host: Sourced<bool>,
     pub fail2ban: Sourced<bool>,
     pub bantime: Sourced<BanTime>,
@@ -69,6 +72,8 @@ struct Raw {
     engine: Option<Engine>,
     response: Option<Response>,
     literal: Option<bool>,
+    firewall: Option<Firewall>,
+    whitelist_chain: Option<String>,
     resolve_host: Option<bool>,
     fail2ban: Option<bool>,
     bantime: Option<RawLength>,
@@ -179,6 +184,14 @@ impl Policy {
             }
             None => None,
         };
+        let whitelist_chain = match &raw.whitelist_chain {
+            Some(name) => {
+                let origin = place(None, "whitelist_chain");
+                let value = name.parse().map_err(|error| anyhow!("{origin}: whitelist_chain: {error}"))?;
+                Some(Sourced { value, origin })
+            }
+            None => None,
+        };
         let mut safe = Vec::new();
         for entry in &raw.safe {
             let origin = place(None, "safe");
@@ -202,6 +215,8 @@ impl Policy {
             engine: or(raw.engine, place(None, "engine"), Engine::Auto),
             response: or(raw.response, place(None, "response"), Response::Auto),
             literal: or(raw.literal, place(None, "literal"), false),
+            firewall: or(raw.firewall, place(None, "firewall"), Firewall::Auto),
+            whitelist_chain,
             resolve_host: or(raw.resolve_host, place(None, "resolve_host"), true),
             fail2ban: or(raw.fail2ban, place(None, "fail2ban"), true),
             bantime: or(bantime, place(None, "bantime"), BanTime::DAY),

@@ -195,3 +195,49 @@ pub fn by_iptables_alone(bed: &Bed, kind: &str, answer: &str) {
     bed.tool("unblock --all").succeeds();
     assert!(bed.ssh_answers(OUTSIDER), "{kind}, {answer}: {}", bed.firewall());
 }
+
+/// `firewall = "iptables"` of policy.toml: whom Debian's portsentry catches a chain of iptables blocks, behind the whitelist that
+/// is named and before what accepts all, over a flush and a boot; nothing of it stays after undo.
+pub fn portsentry_blocks_by_iptables_alone(suite: Suite) {
+    let bed = Bed::stock(suite).with_program();
+    bed.ok(&format!(
+        "iptables -N friends; iptables -A friends -s {OTHER_OUTSIDER} -j ACCEPT
+         iptables -A INPUT -i lo -j ACCEPT; iptables -A INPUT -j friends; iptables -A INPUT -j ACCEPT"
+    ));
+    let before = bed.ok("iptables -S; ip6tables -S");
+    bed.set_policy("firewall = \"iptables\"\nwhitelist_chain = \"friends\"\n");
+    bed.tool("diff --engine embedded").exits(1).says("firewall = \"iptables\"").says("--engine package");
+    bed.tool("diff --response noise").exits(1).says("made by nftables");
+    bed.tool("apply --yes").succeeds().says("behind the jumps to friends");
+    bed.wait_until_it_listens();
+    let rules = bed.ok("iptables -S INPUT");
+    let place = |what: &str| rules.lines().position(|rule| rule.contains(what)).expect(what);
+    assert!(place("-j friends") < place("-j harden-portsentry"), "{rules}");
+    assert!(rules.trim_end().ends_with("-A INPUT -j ACCEPT"), "{rules}");
+
+    let listed = |address: &str| bed.ok("harden-portsentry blocked").contains(address);
+    for address in [OUTSIDER, OTHER_OUTSIDER] {
+        bed.scan(address);
+        wait_for(bed.patience(60), &format!("{address} to be blocked"), || listed(address));
+    }
+    let is_right = || !bed.ssh_answers(OUTSIDER) && bed.ssh_answers(OTHER_OUTSIDER) && bed.ssh_answers(GATEWAY);
+    // TCP wrappers shut a friend out, too, and it is the firewall that is asked about here.
+    bed.ok("echo 'ALL: ALL' >>/etc/hosts.allow");
+    assert!(is_right(), "{}", bed.firewall());
+    bed.tool("verify").succeeds();
+    bed.run("nft list tables 2>/dev/null | grep harden_portsentry").fails();
+
+    bed.ok("iptables -F INPUT; iptables -A INPUT -j friends; iptables -A INPUT -j ACCEPT; harden-portsentry restore");
+    assert!(is_right(), "{}", bed.firewall());
+    bed.reboot();
+    wait_for(bed.patience(30), "the block after a boot", || !bed.ssh_answers(OUTSIDER));
+    bed.ok("systemctl is-active harden-portsentry-blocks harden-portsentry-keeper");
+
+    bed.ok("sed -i '/^ALL: ALL$/d' /etc/hosts.allow");
+    bed.tool("undo --yes").succeeds();
+    assert!(bed.ssh_answers(OUTSIDER), "{}", bed.firewall());
+    let after = bed.ok("iptables -S; ip6tables -S");
+    assert!(!after.contains("harden-portsentry"), "{after} (before: {before})");
+    bed.apt("install ipset");
+    assert_eq!(bed.ok("ipset list -n"), "");
+}

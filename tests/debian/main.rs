@@ -82,6 +82,7 @@ debian! { Package in debian_11 debian_12 debian_13 debian_14 {
     files::two_applies_at_once_take_turns                                        no   ci   no   no
     files::bad_input_is_refused_by_place                                         no   ci   no   no
     firewalls::blocked_by_iptables_alone                                         ci   full full ci
+    firewalls::portsentry_blocks_by_iptables_alone                               full ci   full full
     flow::fresh_to_undo                                                          ci   ci   ci   ci
     flow::undo_with_the_packages_leaves_no_trace                                 full ci   full full
     flow::it_installs_itself_where_it_stays                                      full ci   full full

@@ -62,6 +62,11 @@ pub enum PacketFilter {
 }
 
 impl PacketFilter {
+    /// Whether this kernel has nftables; where it does not tell, it is taken to have it.
+    pub fn kernel_has_nftables() -> bool {
+        NftTable::is_known().unwrap_or(true)
+    }
+
     /// The one by which hosts are blocked now; nftables where none are. For whoever cannot read which one is wanted.
     ///
     /// # Errors

@@ -64,11 +64,15 @@ impl NftTable {
     /// # Errors
     /// The kernel refuses to tell.
     pub fn is_there() -> Result<bool> {
-        // A kernel without nftables does not understand the question.
-        let is_unheard_of = |error: &anyhow::Error| {
-            error.downcast_ref::<Error>().is_some_and(|error| error.kind() == ErrorKind::InvalidInput)
-        };
         has_table(TABLE).or_else(|error| if is_unheard_of(&error) { Ok(false) } else { Err(error) })
+    }
+
+    /// Whether the kernel knows what is asked.
+    ///
+    /// # Errors
+    /// The kernel refuses to tell.
+    pub fn is_known() -> Result<bool> {
+        has_table(TABLE).map(|_| true).or_else(|error| if is_unheard_of(&error) { Ok(false) } else { Err(error) })
     }
 
     /// Takes it away, if it is there: everybody is free.
@@ -83,6 +87,11 @@ impl NftTable {
         }
         Ok(())
     }
+}
+
+/// A kernel without nftables does not understand the question.
+fn is_unheard_of(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<Error>().is_some_and(|error| error.kind() == ErrorKind::InvalidInput)
 }
 
 impl Table for NftTable {
