@@ -103,7 +103,15 @@ fn the_report_says_what_the_files_hold_before_and_after_and_what_each_step_does(
         .filter(|change| change["kind"] == "unit")
         .map(|change| &change["unit"])
         .collect();
-    assert_eq!(units, ["portsentry@atcp.service", "portsentry@audp.service"]);
+    assert_eq!(
+        units,
+        [
+            "portsentry@atcp.service",
+            "portsentry@audp.service",
+            "harden-portsentry-blocks.service",
+            "harden-portsentry-keeper.service"
+        ]
+    );
 }
 
 /// Another run that waits to be confirmed is told by an apply that has nothing to do, and by verify.
