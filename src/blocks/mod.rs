@@ -21,7 +21,7 @@ mod table;
 mod terms;
 
 use std::cmp::Reverse;
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::net::IpAddr;
 use std::path::Path;
@@ -400,11 +400,6 @@ impl Blocks {
     /// It cannot be written.
     pub fn publish(&self, now: Now) -> Result<()> {
         denied::name(Path::new(DENIED), self.state.live(now.boot).map(|(address, _)| address))
-    }
-
-    /// Who is blocked now.
-    pub fn live(&self, now: Now) -> BTreeSet<IpAddr> {
-        self.state.live(now.boot).map(|(address, _)| address).collect()
     }
 
     /// How many are blocked.

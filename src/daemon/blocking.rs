@@ -1,6 +1,6 @@
 //! KILL_NFT: the response that is built in. The kernel's set first, all else afterwards and elsewhere.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::HashSet;
 use std::io::Write;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -164,11 +164,6 @@ impl Blocking {
         let look = (!self.blocks.is_empty()).then(|| LOOK.saturating_sub(self.looked.elapsed()));
         let ask = (!self.heard.is_empty()).then(|| ASK.saturating_sub(self.asked.elapsed()));
         [left, look, ask].into_iter().flatten().min()
-    }
-
-    /// Who is blocked.
-    pub fn live(&self) -> BTreeSet<IpAddr> {
-        self.blocks.live(Now::read())
     }
 
     /// How many are blocked.

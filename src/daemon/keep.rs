@@ -21,6 +21,7 @@ use super::output::Output;
 use super::reactions::Reactions;
 use super::release::{Released, release};
 use super::signals::{Signals, drain};
+use super::telling::{Alarm, Alarms};
 use crate::blocks::{self, PacketFilter, publish_denied};
 use crate::kernel::{Gone, TableChanges};
 use crate::settings::{POLICY, Policy};
@@ -68,6 +69,7 @@ pub fn keep() -> Result<()> {
         changes,
         output: output.clone(),
         gone: None,
+        alarms: Alarms::default(),
         release: Chore { due: Instant::now(), last: Instant::now(), patrol: FIRST_PATROL, thread: None },
         // Twice as often as it has to be.
         alive: sd_notify::watchdog_enabled().map(|limit| (Instant::now(), limit / 2)),
@@ -101,6 +103,7 @@ struct Keep {
     output: Output,
     /// What could not be mended yet.
     gone: Option<Gone>,
+    alarms: Alarms,
     release: Chore,
     /// When it was last said to systemd that this lives, and how often that is to be said, if it is.
     alive: Option<(Instant, Duration)>,
@@ -190,7 +193,8 @@ impl Keep {
                 self.release.due = Instant::now();
             }
             Err(error) => {
-                self.output.say(&format!("adminalert: ERROR: {error:#}; it is tried again"));
+                let line = self.alarms.line(Alarm::Table, &format!("{error:#}; it is tried again"));
+                line.into_iter().for_each(|line| self.output.say(&line));
                 self.gone = Some(gone);
             }
         }
@@ -222,8 +226,8 @@ impl Keep {
             }
         }
         if self.release.thread.is_none() && Instant::now() >= self.release.due {
-            let (live, rule) = (self.blocking.live(), self.rule.clone());
-            self.release.thread = Some(std::thread::spawn(move || release(&live, rule.as_deref())));
+            let rule = self.rule.clone();
+            self.release.thread = Some(std::thread::spawn(move || release(rule.as_deref())));
             self.release.last = Instant::now();
             self.release.due = self.release.last + self.release.patrol;
             self.release.patrol = PATROL.min(self.release.patrol * 2);

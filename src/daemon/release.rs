@@ -1,8 +1,6 @@
 //! Whoever is free is so for everybody: Debian's portsentry does not block again whom it remembers (traps 7 and 18), and
 //! fail2ban does not ban again whom it holds for banned.
 
-use std::collections::BTreeSet;
-use std::net::IpAddr;
 use std::path::Path;
 use std::time::Duration;
 
@@ -14,6 +12,8 @@ use crate::host::{Generation, Host, Invocation, Process};
 
 /// portsentry 2.0 forgets only as it is restarted, and sees nothing meanwhile: no more often than that.
 const RESTARTS: Duration = Duration::from_secs(60);
+/// The ledger is written by then.
+const A_MOMENT: Duration = Duration::from_secs(1);
 /// The rule of CHAOS waits for whoever else changes the rules just now.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -24,23 +24,30 @@ pub struct Released {
     pub again_in: Option<Duration>,
 }
 
-/// Has portsentry and fail2ban forget whom they hold for blocked though nobody of `live` is that one; puts the rule of CHAOS
-/// where it is missing, by the command `rule`.
-pub fn release(live: &BTreeSet<IpAddr>, rule: Option<&str>) -> Released {
+/// Has portsentry and fail2ban forget whom they hold for blocked though nobody is; puts the rule of CHAOS where it is missing, by
+/// the command `rule`.
+pub fn release(rule: Option<&str>) -> Released {
     let mut released = Released::default();
     if let Some(rule) = rule {
         let done = Invocation::new("sh", &["-c", rule]).within(PATIENCE).demand();
         released.told.extend(done.err().map(|error| format!("adminalert: ERROR: CHAOS answers nobody: {error:#}")));
     }
-    let done = Host::new(Path::new("/")).and_then(|host| {
-        unban(&host, &mut released)?;
-        forget(&host, live, &mut released)
-    });
-    if let Err(error) = done {
-        released.told.push(format!("adminalert: ERROR: {error:#}"));
-        released.again_in = Some(RESTARTS);
+    let host = match Host::new(Path::new("/")) {
+        Ok(host) => host,
+        Err(error) => return released.but(&error),
+    };
+    // Each whatever became of the other.
+    let unbanned = unban(&host, &mut released);
+    let forgotten = forget(&host, &mut released);
+    [unbanned, forgotten].into_iter().filter_map(Result::err).fold(released, |released, error| released.but(&error))
+}
+
+impl Released {
+    fn but(mut self, error: &anyhow::Error) -> Released {
+        self.told.push(format!("adminalert: ERROR: {error:#}"));
+        self.again_in = Some(RESTARTS);
+        self
     }
-    released
 }
 
 fn unban(host: &Host, released: &mut Released) -> Result<()> {
@@ -53,21 +60,28 @@ fn unban(host: &Host, released: &mut Released) -> Result<()> {
     Ok(())
 }
 
-fn forget(host: &Host, live: &BTreeSet<IpAddr>, released: &mut Released) -> Result<()> {
+fn forget(host: &Host, released: &mut Released) -> Result<()> {
     let Some(generation) = package::installed(host)? else { return Ok(()) };
-    if generation == Generation::OneProcess && package::remembered(host, generation)?.is_subset(live) {
-        return Ok(());
+    // Whoever is remembered was blocked before, and the ledger is written a moment later.
+    let mut remembered = package::remembered(host, generation)?;
+    for look in 0..2 {
+        std::thread::sleep(A_MOMENT * look);
+        let blocked = blocks::blocked()?;
+        remembered.retain(|address| !blocked.contains(address));
+        if remembered.is_empty() {
+            return Ok(());
+        }
     }
     let age = Process::named(&["portsentry"]).iter().map(Process::age).fold(f64::MAX, f64::min);
     if generation == Generation::OneProcess && age < RESTARTS.as_secs_f64() {
         released.again_in = Some(RESTARTS);
         return Ok(());
     }
-    match package::forget(host, generation, |address| live.contains(&address))? {
-        Memory::Clear | Memory::Edited => {}
-        Memory::Restarted => released.told.push(
-            "adminalert: portsentry was restarted: it does not block again whom it remembers, and some of them are free".to_owned(),
-        ),
+    if package::forget(host, generation, |address| !remembered.contains(&address))? == Memory::Restarted {
+        released.told.push(
+            "adminalert: portsentry was restarted: it does not block again whom it remembers, and some of them are free"
+                .to_owned(),
+        );
     }
     Ok(())
 }

@@ -17,6 +17,8 @@ const ACTION: &str = "harden-portsentry";
 const PATIENCE: Duration = Duration::from_secs(30);
 /// How long an action takes at most, where nothing is wrong.
 const A_WHILE: Duration = Duration::from_secs(2);
+/// So many are unblocked one by one: to spare the action that takes three commands.
+const FEW: usize = 50;
 /// So many addresses are words of one command.
 const PARCEL: usize = 500;
 
@@ -50,7 +52,8 @@ impl Host {
         Ok(listed.split_whitespace().filter_map(|word| word.parse().ok()).collect())
     }
 
-    /// Has the jail ban these no longer. Where its action would only have them unblocked one by one, it is spared that.
+    /// Has the jail ban these no longer. Where its action would have many of them unblocked, one by one, who are free already, it
+    /// is spared that.
     ///
     /// # Errors
     /// fail2ban does not answer.
@@ -59,10 +62,11 @@ impl Host {
             return Ok(());
         }
         let action = ["set", JAIL, "action", ACTION, "actionunban"];
-        let unblocks = self
-            .fail2ban(&["get", JAIL, "action", ACTION, "actionunban"])?
-            .map(|text| text.trim().to_owned())
-            .filter(|text| text.contains(" unblock "));
+        let asked = match addresses.len() > FEW {
+            true => self.fail2ban(&["get", JAIL, "action", ACTION, "actionunban"])?,
+            false => None,
+        };
+        let unblocks = asked.map(|text| text.trim().to_owned()).filter(|text| text.contains(" unblock "));
         if unblocks.is_some() {
             self.fail2ban(&[&action[..], &[""]].concat())?;
         }

@@ -29,7 +29,8 @@ impl Bed {
 
     /// How many of `tries` connections sshd greets, all of them tried at once.
     pub fn greetings(&self, source: &str, tries: usize) -> usize {
-        let tried = format!("for i in $(seq {tries}); do nc -w 4 -s {source} {HOST} 22 </dev/null & done; wait");
+        let host = if source.contains(':') { "fd66::1" } else { HOST };
+        let tried = format!("for i in $(seq {tries}); do nc -w 4 -s {source} {host} 22 </dev/null & done; wait");
         self.attack(&tried).stdout.matches("SSH-").count()
     }
 

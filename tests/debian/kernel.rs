@@ -111,6 +111,15 @@ fn the_built_in_block_works(suite: Suite) {
         bed.ok(&format!("sysctl -qw net.ipv4.tcp_syncookies={cookies}"));
         assert_eq!(bed.greetings(OUTSIDER, 40), 0, "of 40 with tcp_syncookies={cookies}\n{}", bed.firewall());
     }
+    // Nor while the table is loaded anew, by either family.
+    std::thread::scope(|scope| {
+        let tries = scope.spawn(|| [OUTSIDER, "2001:db8:66::10"].map(|source| bed.greetings(source, 40)));
+        for flavour in ["stable", "random", "stable", "random"] {
+            bed.set_policy(&format!("response = \"noise\"\n[block]\nnoise = \"{flavour}\"\n"));
+            bed.ok("systemctl reload harden-portsentry");
+        }
+        assert_eq!(tries.join().expect("it tries"), [0, 0], "{}", bed.firewall());
+    });
     wait_for(bed.patience(60), "ssh to answer others", || bed.ssh_answers(GATEWAY));
     bed.tool("undo 1 --yes").succeeds();
     assert!(!bed.firewall_names(OUTSIDER), "{}", bed.firewall());
