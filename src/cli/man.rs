@@ -16,6 +16,9 @@ LAN_IF, LAN_IP, LAN_NM and LAN_GW, as shell assignments; read, never executed.
 /etc/harden\-portsentry/policy.toml
 Everything else; see docs/policy.md.
 .TP
+/etc/harden\-portsentry/blocks.conf
+What whoever Debian's portsentry catches meets, and who is never blocked; written by apply.
+.TP
 /var/lib/harden\-portsentry/runs/
 A directory an apply, with its journal and the originals of what it changed.
 .TP
@@ -23,13 +26,13 @@ A directory an apply, with its journal and the originals of what it changed.
 While an apply waits to be confirmed: the program that takes it back, for harden\-portsentry\-confirm.service.
 .TP
 /var/lib/harden\-portsentry/blocks/ledger
-Who is blocked until when, by the embedded portsentry or by hand; for `blocked` to read.
+Who is blocked until when, by either portsentry, by hand or by fail2ban; for `blocked` to read.
 .TP
 /var/lib/harden\-portsentry/denied
 Who is blocked now, an address a line, for TCP wrappers: /etc/hosts.deny names it.
 .TP
 /run/harden\-portsentry/control
-The socket by which block, unblock, blocked and restore ask the daemon that runs.
+The socket by which block, unblock, blocked and restore ask the daemon, or the keeper, that runs.
 .SH SEE ALSO
 .BR harden\-portsentry\-daemon (8),
 .BR portsentry (8),
