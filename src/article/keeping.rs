@@ -15,7 +15,7 @@ use crate::plan::{Draft, FileKind, Plan, Step, UnitAction};
 use crate::settings::POLICY;
 
 use super::blocking::{built_in, chaos_command};
-use super::service::{state_of, turn_off};
+use super::units::{state_of, turn_off};
 use super::{Context, filled, remove_ours, variables};
 
 /// Has the kernel block again whom the ledger says, at boot.

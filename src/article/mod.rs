@@ -13,6 +13,7 @@ mod moving;
 mod response;
 mod safe_addresses;
 mod service;
+mod units;
 mod variables;
 
 use std::path::Path;

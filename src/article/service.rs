@@ -2,11 +2,10 @@
 
 use anyhow::Result;
 
-use crate::host::{
-    EMBEDDED_UNIT, Facts, Generation, Process, RESPONDER_SOCKETS, ServiceManager, UnitState, hears_nothing,
-};
+use crate::host::{EMBEDDED_UNIT, Facts, Generation, Process, RESPONDER_SOCKETS, ServiceManager, hears_nothing};
 use crate::plan::{Draft, Step, UnitAction};
 
+use super::units::{state_of, turn_off};
 use super::{Context, embedded, fail2ban, keeping, sections, variables};
 
 /// What Debian's portsentry reads at its start.
@@ -86,11 +85,6 @@ fn enabling_is_up_to_us(context: &Context, generation: Generation) -> bool {
     }
 }
 
-/// What is known of `unit`.
-pub fn state_of(context: &Context, unit: &str) -> UnitState {
-    context.facts.units.get(unit).cloned().unwrap_or_default()
-}
-
 /// Units and processes of the modes, the generation or the engine that are not wanted (traps 8, 12, 24).
 fn others(context: &Context, generation: Generation, step: &mut Step) {
     let mode = "not a unit of the advanced modes of this portsentry";
@@ -118,25 +112,6 @@ fn others(context: &Context, generation: Generation, step: &mut Step) {
         step.info(
             "this host was upgraded from portsentry 1.2, whose processes still run; it is brought to 2.0's own terms",
         );
-    }
-}
-
-/// Plans that `unit` is neither started at boot nor running.
-pub fn turn_off(context: &Context, unit: &str, why_disable: &str, why_stop: &str, step: &mut Step) {
-    let state = state_of(context, unit);
-    let linked = context.host.link(&context.host.wants_link(unit).path).is_some();
-    if matches!(state.enabled.as_str(), "enabled" | "generated") || linked {
-        step.unit(unit, UnitAction::Disable, why_disable);
-    }
-    // Without systemd nobody says what is active; there a sysv script, or somebody by hand, started what is running.
-    let runs = match unit {
-        "portsentry.service" => context.facts.portsentries().next().is_some(),
-        EMBEDDED_UNIT => context.facts.embedded().next().is_some(),
-        _ => false,
-    };
-    let without_systemd = context.facts.manager == ServiceManager::Sysv && runs;
-    if matches!(state.active.as_str(), "active" | "activating") || without_systemd {
-        step.unit(unit, UnitAction::Stop, why_stop);
     }
 }
 

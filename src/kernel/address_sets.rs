@@ -14,7 +14,7 @@ use netlink_sys::Socket;
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, recv};
 
-use super::elements::{DELETE, GET, NEW, append_elements};
+use super::elements::{DELETE, GET, NEW, Stay, append_elements};
 use super::ipset;
 use super::nftables::{NFTABLES, append, begin, end, inet, messages, open, transact};
 
@@ -22,9 +22,6 @@ use super::nftables::{NFTABLES, append, begin, end, inet, messages, open, transa
 const A_BATCH: usize = 2_000;
 /// Less would cut the kernel's answers (measured: a datagram of 32,440 bytes).
 const BUFFER: usize = 64 << 10;
-
-/// How long an address is to stay; `None` for ever.
-pub type Stay = Option<Duration>;
 
 /// The sets, and a socket that is kept open.
 pub struct AddressSets {

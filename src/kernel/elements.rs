@@ -7,6 +7,9 @@ use netlink_packet_core::{NLA_F_NESTED, NLM_F_ACK, NLM_F_REQUEST};
 
 use super::nftables::NFTABLES;
 
+/// How long an address is to stay; `None` for ever.
+pub type Stay = Option<Duration>;
+
 /// NFT_MSG_NEWSETELEM, NFT_MSG_GETSETELEM and NFT_MSG_DELSETELEM.
 pub const NEW: u8 = 12;
 pub const GET: u8 = 13;

@@ -15,7 +15,7 @@ use netlink_packet_core::{
 };
 use rustix::net::{RecvFlags, recv};
 
-use super::address_sets::Stay;
+use super::elements::Stay;
 use super::elements::{append_attribute, append_message_of, terminated};
 use super::nftables::{messages, transact, with_socket};
 

@@ -10,8 +10,9 @@ mod nflog;
 mod nftables;
 mod snapshot;
 
-pub use address_sets::{AddressSets, Stay, is_full};
+pub use address_sets::{AddressSets, is_full};
 pub use addresses::{Gateway, InterfaceAddress, NetworkChanges, addresses, default_gateways};
+pub use elements::Stay;
 pub use ipset::IpSets;
 pub use listening::listening_ports;
 pub use nflog::{Logged, Nflog, QUEUE, Received, SNAPLEN, packets};
