@@ -31,7 +31,7 @@ struct Jail<'a> {
     findtime: &'a str,
     bantime: &'a str,
     ignoreip: &'a str,
-    /// The embedded portsentry blocks by itself, and a ban asks it to.
+    /// A ban asks for a block.
     built_in: bool,
     blocktype: &'a str,
     blocktype6: &'a str,
@@ -195,7 +195,6 @@ fn jail(context: &Context, draft: &Draft, history: &str) -> Result<String> {
     })
 }
 
-/// The text of a template; askama drops the last newline.
 /// On a minimal Debian 11 or 12 the stock sshd jail has no log, and fail2ban does not start at all (trap 6). It gets the
 /// journal; where there is none, it is turned off until there is a log.
 fn sshd_jail(context: &Context, draft: &mut Draft, step: &mut Step) -> Result<()> {

@@ -181,8 +181,14 @@ pub fn turn_on(context: &Context, draft: &Draft, step: &mut Step) -> Result<()> 
     if wanted.contains(&BLOCKS_UNIT) && state_of(context, BLOCKS_UNIT).active != "active" {
         step.unit(BLOCKS_UNIT, UnitAction::Restart, "the table of blocked hosts is loaded");
     }
+    // Before the keeper, which looks after the rule.
+    let has_rule = || RuleList::read(context.host, false).chaos_rules() > 0;
+    if wanted.contains(&CHAOS_UNIT) && (state_of(context, CHAOS_UNIT).active != "active" || !has_rule()) {
+        step.unit(CHAOS_UNIT, UnitAction::Restart, "one rule of CHAOS answers whoever is blocked");
+    }
     if has_keeper(context) {
-        let reads = [blocks::CONF, KEEPER, POLICY, variables::place(context)];
+        let ignored = context.generation.map_or(blocks::CONF, Generation::ignore_list);
+        let reads = [blocks::CONF, KEEPER, POLICY, ignored, variables::place(context)];
         let why = if draft.changes(&reads) || variables::program(context)?.is_some() {
             Some("what it reads changes")
         } else if state_of(context, KEEPER_UNIT).active != "active" {
@@ -195,10 +201,6 @@ pub fn turn_on(context: &Context, draft: &Draft, step: &mut Step) -> Result<()> 
         if let Some(why) = why {
             step.unit(KEEPER_UNIT, UnitAction::Restart, why);
         }
-    }
-    let has_rule = || RuleList::read(context.host, false).chaos_rules() > 0;
-    if wanted.contains(&CHAOS_UNIT) && (state_of(context, CHAOS_UNIT).active != "active" || !has_rule()) {
-        step.unit(CHAOS_UNIT, UnitAction::Restart, "one rule of CHAOS answers whoever is blocked");
     }
     if !wanted.contains(&CHAOS_UNIT) {
         warn_of_a_lonely_rule(context, step);
@@ -232,7 +234,8 @@ pub fn give_up(context: &Context, step: &mut Step) {
         let hosts = if blocked == 1 { "one host is".to_owned() } else { format!("{blocked} hosts are") };
         step.info(format!("{hosts} blocked by portsentry or by hand: freed, and forgotten"));
     }
-    for unit in [EMBEDDED_UNIT, KEEPER_UNIT] {
+    let watches = context.package().map_or(&[][..], Generation::units);
+    for unit in watches.iter().copied().chain([EMBEDDED_UNIT, KEEPER_UNIT]) {
         if matches!(state_of(context, unit).active.as_str(), "active" | "activating") {
             step.unit(unit, UnitAction::Stop, "what it blocked ends");
         }

@@ -112,8 +112,7 @@ pub fn ask(request: &Request) -> Result<Option<Answer>> {
         Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused) => return Ok(None),
         Err(error) => return Err(error).with_context(|| format!("cannot reach the daemon at {SOCKET}")),
     };
-    let doing =
-        || format!("the daemon at {SOCKET} does not answer; `systemctl restart harden-portsentry` starts it anew");
+    let doing = || format!("the daemon at {SOCKET} does not answer; `systemctl restart {}` starts it anew", unit());
     stream.set_read_timeout(Some(PATIENCE)).with_context(doing)?;
     stream.set_write_timeout(Some(PATIENCE)).with_context(doing)?;
     let question = serde_json::to_string(request).context("cannot write a question")?;
@@ -128,10 +127,15 @@ pub fn ask(request: &Request) -> Result<Option<Answer>> {
 fn read_answer(line: &str) -> Result<Answer> {
     // What serde says of it would quote it.
     let answer = serde_json::from_str(line).ok().map(Answer::printable);
-    answer.context(
-        "the daemon's answer cannot be read; if it is of another version, \
-         `systemctl restart harden-portsentry` starts this one",
-    )
+    answer.with_context(|| {
+        let unit = unit();
+        format!("the daemon's answer cannot be read; if it is of another version, `systemctl restart {unit}` starts this one")
+    })
+}
+
+/// The unit that is to listen there: the embedded portsentry, or the keeper of Debian's.
+pub fn unit() -> &'static str {
+    if Path::new(super::CONF).exists() { "harden-portsentry-keeper" } else { "harden-portsentry" }
 }
 
 /// Listens at [`SOCKET`], in the place of one that a daemon left behind.

@@ -19,7 +19,7 @@ use super::state::State;
 use super::table;
 use super::terms::Terms;
 use super::{DIRECTORY, ledger};
-use crate::host::{Generation, Host};
+use crate::host::{Generation, Host, ServiceManager};
 
 /// Others follow within this time after a block has ended.
 const A_WHILE: Duration = Duration::from_secs(150);
@@ -93,7 +93,8 @@ pub fn differences(
     if host.bans_are_wishes() {
         banned.iter().filter(|address| is_free(address)).for_each(|&address| add(address, Difference::Banned));
     }
-    if let Some(generation) = generation {
+    // Without systemd there is no keeper that has it forget.
+    if let Some(generation) = generation.filter(|_| host.service_manager() == ServiceManager::Systemd) {
         let remembered = package::remembered(host, generation)?;
         remembered.into_iter().filter(|one| is_free(one)).for_each(|address| add(address, Difference::Remembered));
     }

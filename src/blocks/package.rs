@@ -7,10 +7,12 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 
+use super::control::KILL_ROUTE;
 use super::record::cleaned;
 use crate::history;
-use crate::host::{Generation, Host, Packages, RuleList, is_block};
+use crate::host::{CHAOS_RULE, Generation, Host, Packages, RuleList, is_block};
 use crate::syntax::hosts_access::denied_address;
+use crate::syntax::portsentry_conf::PortsentryConf;
 
 /// TCP wrappers' file.
 pub const HOSTS_DENY: &str = "/etc/hosts.deny";
@@ -159,9 +161,10 @@ pub fn everybody(host: &Host, generation: Generation, banned: &[IpAddr]) -> Resu
 /// # Errors
 /// A file of theirs cannot be read.
 pub fn blocked_by_rules(host: &Host, banned: &[IpAddr]) -> Result<BTreeSet<IpAddr>> {
-    let denied = host.text(HOSTS_DENY).unwrap_or_default();
+    let wanted = Wanted::read(host);
+    let denied = host.text(HOSTS_DENY).filter(|_| !wanted.lines).unwrap_or_default();
     let mut found: BTreeSet<IpAddr> = denied.lines().filter_map(denied_address).collect();
-    for ipv6 in [false, true] {
+    for ipv6 in [false, true].into_iter().filter(|_| !wanted.rules) {
         found.extend(RuleList::read(host, ipv6).text().lines().filter(|rule| is_block(rule)).filter_map(source));
     }
     if found.is_empty() {
@@ -173,6 +176,35 @@ pub fn blocked_by_rules(host: &Host, banned: &[IpAddr]) -> Result<BTreeSet<IpAdd
     }
     found.retain(|address| known.contains(address));
     Ok(found)
+}
+
+/// What somebody has beside our blocks on purpose: an applied configuration has commands of his own.
+#[derive(Default)]
+struct Wanted {
+    /// KILL_HOSTS_DENY, or an action of fail2ban's.
+    lines: bool,
+    /// KILL_ROUTE, likewise.
+    rules: bool,
+}
+
+impl Wanted {
+    fn read(host: &Host) -> Wanted {
+        let of = |generation: Generation| {
+            let text = host.text(generation.conf())?;
+            let conf = PortsentryConf::parse(text.as_bytes()).ok()?;
+            let get = |key: &str| conf.get(key, generation.dialect());
+            let route = get("KILL_ROUTE");
+            let hands_over = route.as_ref().is_some_and(|command| command.contains(KILL_ROUTE));
+            let is_applied = hands_over || get("KILL_NFT").is_some();
+            let is_own = route.is_some_and(|command| !hands_over && !command.contains(CHAOS_RULE));
+            Some(Wanted { lines: is_applied && get("KILL_HOSTS_DENY").is_some(), rules: is_applied && is_own })
+        };
+        let (embedded, package) = (of(Generation::Embedded), of(Generation::OneProcess));
+        let conf = embedded.or(package).unwrap_or_default();
+        let jail = host.text("/etc/fail2ban/jail.d/portsentry.conf").unwrap_or_default();
+        let bans = jail.lines().any(|line| line.starts_with("banaction = "));
+        Wanted { lines: conf.lines || bans, rules: conf.rules || bans }
+    }
 }
 
 /// Whom a rule as `iptables -S` prints it is about.

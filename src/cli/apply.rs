@@ -9,9 +9,9 @@ use anyhow::{Context as _, Result, anyhow, bail};
 use dialoguer::Confirm;
 
 use crate::article::{BUILT_IGNORE_LIST, Described, HOSTS_DENY, describe, ends_blocks, leaves};
-use crate::blocks::end_metrics;
+use crate::blocks::{self, end_metrics};
 use crate::checks::{self, Outcome};
-use crate::host::{EMBEDDED_USER, Facts, Host, Lock, ServiceManager, age, local, ssh_client};
+use crate::host::{EMBEDDED_USER, Facts, Generation, Host, Lock, ServiceManager, age, local, ssh_client};
 use crate::plan::{Execution, FileChange, FileKind, Plan, Run, RunState, Runs, Stopped, UnitAction, execute};
 use crate::report::{AppliedReport, Page, Report, ago};
 use crate::settings::Settings;
@@ -252,13 +252,15 @@ fn write_and_restart(
     if described.context.host.is_live() {
         end_embedded(described)?;
     }
-    execution.files(plan)?;
     let moved = plan.blocks();
     if !moved.is_empty() {
+        // What says how they are blocked first, and then they, for the lines and the jail that say who they are go with the rest.
+        execution.files_of(plan, &[blocks::CONF, Generation::Embedded.conf()])?;
         for why in take_over(described.context.host, &moved)? {
             eprintln!("harden-portsentry: {why}");
         }
     }
+    execution.files(plan)?;
     execution.units(&others, facts)?;
     if plan.mends_lists() {
         follow_the_ledger(described.context.host, described.context.package())?;

@@ -132,22 +132,27 @@ fn free_elsewhere(address: Option<IpAddr>) -> Result<(Freed, usize)> {
     Ok((freed, banned.len()))
 }
 
-/// Blocks whom others block by rules of their own, for the term of who came back, and takes these rules away. Who must not be
-/// blocked is free; what is said of that comes back.
+/// Blocks whom others block by rules of their own, for the term of who came back, and takes these rules away. What is refused is
+/// said.
 ///
 /// # Errors
 /// The ledger or the kernel refuses, or iptables does; what was moved by then is.
 pub fn take_over(host: &Host, addresses: &BTreeSet<IpAddr>) -> Result<Vec<String>> {
     let term = Policy::read(Path::new(POLICY))?.block.term;
     let length = term.map_or(Wanted::Ever, |term| Wanted::Seconds(term.as_secs()));
+    let blocked = blocks::blocked()?;
     let mut refused = Vec::new();
-    for &address in addresses {
+    let mut moved = addresses.clone();
+    // Who is in the ledger has a term of his own.
+    for &address in addresses.difference(&blocked) {
         let why = "blocked before, by a rule, a line or a ban of its own".to_owned();
         if let Answer::Refused(why) = answer_to(Request::Block { address, length, by: By::Portsentry, why })? {
-            refused.push(why);
+            // A rule that shuts out somebody for whom there is no room stays.
+            moved.remove(&address);
+            refused.push(format!("{why}; a rule that blocks it is left as it is"));
         }
     }
-    package::free_of_rules(host, addresses)?;
+    package::free_of_rules(host, &moved)?;
     Ok(refused)
 }
 
@@ -277,8 +282,9 @@ fn answer_to(request: Request) -> Result<Answer> {
             }
             Err(error) if error.is::<Busy>() => bail!(
                 "another process keeps the blocks and does not answer at {}; if it is the daemon, \
-                 `systemctl restart harden-portsentry` starts it anew",
-                control::SOCKET
+                 `systemctl restart {}` starts it anew",
+                control::SOCKET,
+                control::unit()
             ),
             Err(error) => return Err(error),
         }

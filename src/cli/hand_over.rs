@@ -18,13 +18,18 @@ pub fn answered(words: &[OsString]) -> Option<Exit> {
         return None;
     }
     let request = Request::Block { address, length: Wanted::Earned, by: By::Portsentry, why: why.to_owned() };
-    match control::ask(&request).ok()?? {
-        Answer::Blocked { .. } => Some(Exit::Good),
-        Answer::Refused(why) => {
+    match control::ask(&request) {
+        Ok(Some(Answer::Blocked { .. })) => Some(Exit::Good),
+        Ok(Some(Answer::Refused(why))) => {
             eprintln!("harden-portsentry: {why}");
             Some(Exit::Error)
         }
-        _ => None,
+        Ok(_) => None,
+        // Whoever does not answer has been waited for long enough.
+        Err(error) => {
+            eprintln!("harden-portsentry: {error:#}");
+            Some(Exit::Error)
+        }
     }
 }
 

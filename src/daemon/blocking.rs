@@ -226,14 +226,21 @@ impl Blocking {
             if let Some(guard) = guard {
                 free.extend(self.take_guard(guard));
             }
-            let by_portsentry = matches!(request, Request::Block { by: By::Portsentry, .. });
+            let handed_over = match &request {
+                Request::Block { by: By::Portsentry, address, .. } => Some(*address),
+                _ => None,
+            };
             let (answer, records) = self.blocks.serve(request, now);
             let is_restored = matches!(answer, control::Answer::Restored(_));
+            if let (Some(address), control::Answer::Refused(_)) = (handed_over, &answer) {
+                // Debian's portsentry remembers him all the same, and is to forget it.
+                free.push(address);
+            }
             if let control::Answer::Freed(freed) = &answer {
                 free.extend(freed);
                 is_wanted |= !freed.is_empty();
             }
-            let then = if by_portsentry {
+            let then = if handed_over.is_some() {
                 self.answer_at_once(&stream, &answer);
                 self.lookout.ask();
                 Then::Nothing

@@ -103,6 +103,11 @@ impl Config {
     pub fn ignored(&self) -> Result<(IgnoreList, Vec<String>)> {
         let is_of_1_2 = |path: &Path| path == Path::new(Generation::SysvModes.ignore_list());
         match &self.ignore_file {
+            // Its package may be gone.
+            Some(path) if !path.exists() => {
+                let complaint = format!("{} is missing, so it names nobody who is never blocked", path.display());
+                Ok((IgnoreList::default(), vec![complaint]))
+            }
             Some(path) => IgnoreList::read(path, if is_of_1_2(path) { Dialect::V1 } else { Dialect::V2 }),
             None => Ok((IgnoreList::default(), Vec::new())),
         }

@@ -22,6 +22,7 @@ use super::reactions::Reactions;
 use super::release::{Released, release};
 use super::signals::{Signals, drain};
 use super::telling::{Alarm, Alarms};
+use super::threads::join_soon;
 use crate::blocks::{self, PacketFilter, publish_denied};
 use crate::kernel::{Gone, TableChanges};
 use crate::settings::{POLICY, Policy};
@@ -37,6 +38,9 @@ const FIRST_PATROL: Duration = Duration::from_secs(60);
 
 /// How often it is looked whether all is in place where the kernel does not tell, as iptables does not.
 const LOOK: Duration = Duration::from_secs(60);
+
+/// How often it is looked whether that has come to its end.
+const WHILE_IT_RUNS: Duration = Duration::from_secs(1);
 
 /// Keeps the blocks until it is told to end.
 ///
@@ -75,6 +79,9 @@ pub fn keep() -> Result<()> {
         alive: sd_notify::watchdog_enabled().map(|limit| (Instant::now(), limit / 2)),
     };
     let result = keep.run(&signals);
+    if let Some(thread) = keep.release.thread {
+        join_soon(thread);
+    }
     keep.blocking.end();
     reactions.end();
     output.end(writer);
@@ -151,15 +158,17 @@ impl Keep {
     /// Waits for something to do: the end, a new configuration, a change of nftables, or a question.
     fn wait(&self, signals: &Signals) -> Result<(bool, bool, bool)> {
         let now = Instant::now();
-        let mut limit = self.blocking.due().unwrap_or(PATROL).min(self.release.due.saturating_duration_since(now));
+        // What is due while its thread runs waits for that.
+        let release = match &self.release.thread {
+            Some(_) => WHILE_IT_RUNS,
+            None => self.release.due.saturating_duration_since(now),
+        };
+        let mut limit = self.blocking.due().unwrap_or(PATROL).min(release);
         if self.gone.is_some() {
             limit = limit.min(AGAIN);
         }
         if let Some(look) = self.look {
             limit = limit.min(look.saturating_duration_since(now));
-        }
-        if self.release.thread.is_some() {
-            limit = limit.min(Duration::from_secs(1));
         }
         if let Some((last, often)) = self.alive {
             limit = limit.min(often.saturating_sub(last.elapsed()));

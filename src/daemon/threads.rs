@@ -11,7 +11,7 @@ pub fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 /// Waits for a thread that is about to end, but not for ever: it may be held up by somebody who does not read, or by a
 /// command, and who was told to end has to. Returns whether it has ended.
-pub fn join_soon(thread: JoinHandle<()>) -> bool {
+pub fn join_soon<T>(thread: JoinHandle<T>) -> bool {
     const PATIENCE: Duration = Duration::from_secs(2);
     let start = Instant::now();
     while !thread.is_finished() {

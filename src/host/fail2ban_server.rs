@@ -86,8 +86,9 @@ fn read(pickle: &[u8]) -> Option<(u64, Vec<String>)> {
             // SHORT_BINUNICODE, BINUNICODE
             0x8c => (1, size(1)?),
             b'X' => (4, size(4)?),
-            // EMPTY_LIST, MARK, APPEND, APPENDS, MEMOIZE, TUPLE, TUPLE1 to TUPLE3, EMPTY_TUPLE, NONE
-            b']' | b'(' | b'a' | b'e' | 0x94 | b't' | 0x85..=0x87 | b')' | b'N' => (0, 0),
+            // EMPTY_LIST, MARK, APPEND, APPENDS, MEMOIZE, TUPLE, TUPLE1 to TUPLE3, EMPTY_TUPLE, NONE; STACK_GLOBAL and REDUCE, by
+            // which an address is made of its text
+            0x93 | b'R' | b']' | b'(' | b'a' | b'e' | 0x94 | b't' | 0x85..=0x87 | b')' | b'N' => (0, 0),
             _ => return None,
         };
         if body > 0 {
@@ -103,12 +104,12 @@ mod tests {
 
     #[test]
     fn what_python_writes_is_read_and_a_torn_answer_is_not() {
-        // pickle.dumps((0, ["203.0.113.9", "2001:db8:66::9"]), 5)
-        let mut answer =
-            b"\x80\x05\x95\x2b\0\0\0\0\0\0\0K\0]\x94(\x8c\x0b203.0.113.9\x94\x8c\x0e2001:db8:66::9\x94e\x86\x94."
-                .to_vec();
-        let words = vec!["203.0.113.9".to_owned(), "2001:db8:66::9".to_owned()];
-        assert_eq!(read(&answer), Some((0, words)));
+        // pickle.dumps((0, [IPAddr("203.0.113.9"), IPAddr("2001:db8:66::9")]), 5), of fail2ban's own class.
+        let mut answer = b"\x80\x05\x95E\0\0\0\0\0\0\0K\0]\x94(\x8c\x08builtins\x94\x8c\x03str\x94\x93\x94\x8c\x0b203.0.113.9\x94\x85\x94R\x94h\x03\x8c\x0e2001:db8:66::9\x94\x85\x94R\x94e\x86\x94.".to_vec();
+        let (status, words) = read(&answer).expect("it is whole");
+        let addresses: Vec<&str> =
+            words.iter().map(String::as_str).filter(|word| word.parse::<IpAddr>().is_ok()).collect();
+        assert_eq!((status, addresses), (0, vec!["203.0.113.9", "2001:db8:66::9"]));
         for length in 0..answer.len() {
             assert_eq!(read(&answer[..length]), None, "{length}");
         }

@@ -146,6 +146,18 @@ impl Execution<'_> {
         Ok(installed)
     }
 
+    /// Writes those files of the plan that `paths` name; [`Execution::files`] writes the rest.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn files_of(&mut self, plan: &Plan, paths: &[&str]) -> Result<()> {
+        let files = plan.files();
+        files
+            .iter()
+            .filter(|change| paths.iter().any(|path| change.path == Path::new(path)))
+            .try_for_each(|change| self.file(change))
+    }
+
     /// Writes every file of the plan.
     ///
     /// # Errors

@@ -339,17 +339,17 @@ impl<'a> Undo<'a> {
             if self.complete {
                 self.host.release_bans();
             }
-            // Nothing may block anybody while blocks are being lifted.
-            let embedded = [&[EMBEDDED_UNIT, KEEPER_UNIT, BLOCKS_UNIT, CHAOS_UNIT][..], &RESPONDER_SOCKETS].concat();
-            for (unit, ..) in self
-                .units
-                .iter()
-                .filter(|(unit, ..)| unit.starts_with("portsentry") || embedded.contains(&unit.as_str()))
-            {
+            // Nothing may block anybody while blocks are being lifted: first who catches, then who keeps, and would put back
+            // what the last ones take away.
+            let ours = [&[EMBEDDED_UNIT, KEEPER_UNIT, BLOCKS_UNIT, CHAOS_UNIT][..], &RESPONDER_SOCKETS].concat();
+            let units = || self.units.iter().map(|(unit, ..)| unit.as_str());
+            let catch = units().filter(|unit| unit.starts_with("portsentry"));
+            for unit in catch.chain(ours.into_iter().filter(|unit| units().any(|known| known == *unit))) {
                 try_to(self.host.stop(unit), &mut outcome.problems);
             }
-            // While there is an nft to do it with.
-            if self.complete {
+            // While there is an nft to do it with. What brings them back at boot goes.
+            let ends_blocks = self.files.iter().any(|file| file.path.ends_with(BLOCKS_UNIT) && file.after.is_none());
+            if self.complete || ends_blocks {
                 try_to(end_blocks(), &mut outcome.problems);
             }
         }
