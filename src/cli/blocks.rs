@@ -68,11 +68,20 @@ pub fn unblock(common: &Common, options: &UnblockOptions) -> Result<Exit> {
         Some(address) => Request::Unblock { address: address.to_canonical(), why },
         None => Request::UnblockAll { why },
     };
-    // Where nobody was ever blocked by us, there is nothing to be opened for it.
-    let answer = if is_ours()? { ask(request)? } else { Answer::Freed(Vec::new()) };
+    // Where nobody was ever blocked by us, there is nothing to be opened for it. A ban of somebody who is free already says
+    // nothing of how often he came.
+    let is_late = || match (options.by, options.address) {
+        (Asker::Fail2ban, Some(address)) => Ok(!blocks::blocked()?.contains(&address.to_canonical())),
+        _ => anyhow::Ok(false),
+    };
+    let answer = if is_ours()? && !is_late()? { ask(request)? } else { Answer::Freed(Vec::new()) };
     let Answer::Freed(freed) = &answer else { return Ok(Exit::Good) };
     let (package, unbanned) = match options.by {
-        Asker::Hand => free_elsewhere(options.address.map(|address| address.to_canonical()))?,
+        Asker::Hand => free_elsewhere(options.address.map(|address| address.to_canonical()), true)?,
+        // fail2ban waits for this, and has lifted its ban by itself.
+        Asker::Fail2ban if !freed.is_empty() => {
+            free_elsewhere(options.address.map(|address| address.to_canonical()), false)?
+        }
         Asker::Portsentry | Asker::Fail2ban => (Freed::default(), 0),
     };
     wait_for_wrappers(freed);
@@ -112,11 +121,11 @@ fn is_ours() -> Result<bool> {
     Ok(has_embedded() || Path::new(blocks::CONF).exists() || blocks::is_begun()?)
 }
 
-/// Frees `address`, or everybody, of what else blocks here: what Debian's portsentry blocks by, and how many bans
-/// fail2ban's jail has lifted. It would count a ban that is nothing any more, and not ban anew whom it takes for banned.
-fn free_elsewhere(address: Option<IpAddr>) -> Result<(Freed, usize)> {
+/// Frees `address`, or everybody, of what else blocks here: what Debian's portsentry blocks by, and, where it `lifts_bans`, how
+/// many bans fail2ban's jail has lifted. It would count a ban that is nothing any more, and not ban anew whom it takes for banned.
+fn free_elsewhere(address: Option<IpAddr>, lifts_bans: bool) -> Result<(Freed, usize)> {
     let host = Host::new(Path::new("/"))?;
-    let mut banned = host.banned().context(FREED_ALREADY)?;
+    let mut banned = if lifts_bans { host.banned().context(FREED_ALREADY)? } else { Vec::new() };
     banned.retain(|one| address.is_none_or(|address| *one == address));
     let generation = if has_embedded() { None } else { package::installed(&host)? };
     let whom = |generation| match address {

@@ -291,3 +291,25 @@ pub fn a_later_apt_install_starts_no_second_daemon(suite: Suite) {
     bed.run("systemctl is-active harden-portsentry").fails();
     bed.run("pgrep -x portsentry").succeeds();
 }
+
+/// An undo of the change from the article's rules to our table leaves nothing of that, though the first apply stays.
+pub fn an_undo_back_to_the_literal_chaos_leaves_no_table(suite: Suite) {
+    let bed = Bed::stock(suite).with_program();
+    bed.apt("install xtables-addons-common");
+    bed.ok(CHAOS);
+    bed.set_policy("literal = true\n");
+    bed.apply().says("by a rule of CHAOS a host");
+    bed.set_policy("");
+    // Its rule is one of DROP here.
+    bed.tool("apply --yes").exits(3).says("blocked hosts meet silence, not CHAOS");
+    bed.tool("block 203.0.113.77 --for forever").succeeds();
+    assert!(bed.firewall_names("203.0.113.77"));
+    bed.tool("undo --yes").succeeds();
+    bed.run("nft list tables | grep harden_portsentry_blocks").fails();
+    bed.run("systemctl is-active harden-portsentry-keeper").fails();
+    assert!(!bed.exists("/var/lib/harden-portsentry/blocks/ledger"));
+    assert!(bed.read(suite.conf()).contains("-j CHAOS"));
+    bed.wait_until_it_listens();
+    bed.scan(OUTSIDER);
+    wait_for(seconds(60), "a rule", || bed.ok("iptables -S INPUT").contains(OUTSIDER));
+}

@@ -74,6 +74,7 @@ debian! { Package in debian_11 debian_12 debian_13 debian_14 {
     engine::the_embedded_one_stays_until_the_package_is_asked_for                full ci   full full
     engine::where_apt_has_no_portsentry_the_embedded_one_takes_its_place         no   no   ci   no
     engine::a_later_apt_install_starts_no_second_daemon                          full full full ci
+    engine::an_undo_back_to_the_literal_chaos_leaves_no_table                    full full full no
     engine::what_was_blocked_before_comes_into_the_ledger                        full ci   full full
     engine::whom_readme_frees_is_free                                            ci   full full full
     files::a_full_disk_leaves_the_old_file                                       no   ci   no   no
