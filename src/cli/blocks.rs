@@ -84,7 +84,7 @@ pub fn unblock(common: &Common, options: &UnblockOptions) -> Result<Exit> {
         }
         Asker::Portsentry | Asker::Fail2ban => (Freed::default(), 0),
     };
-    wait_for_wrappers(freed);
+    wait_for_wrappers(|denied| !freed.iter().any(|address| denied.contains(address)));
     let text = match (options.address, freed.len()) {
         (Some(address), 0) if !package.is_nothing() => format!("{address} is free: {}.", package.in_words()),
         (None, 0) if !package.is_nothing() => format!("Everybody is free: {}.", package.in_words()),
@@ -103,11 +103,11 @@ pub fn unblock(common: &Common, options: &UnblockOptions) -> Result<Exit> {
     Ok(Exit::Good)
 }
 
-/// Waits until the file that hosts.deny names is written, which happens once a second at most; for whoever tries at once. A
+/// Waits until the file that hosts.deny names is as it is to be, which happens once a second at most; for whoever tries at once. A
 /// disk that is full holds up nobody.
-fn wait_for_wrappers(freed: &[IpAddr]) {
+fn wait_for_wrappers(is_right: impl Fn(&BTreeSet<IpAddr>) -> bool) {
     let start = Instant::now();
-    while start.elapsed() < PUBLISHED && blocks::denied_now().iter().any(|address| freed.contains(address)) {
+    while start.elapsed() < PUBLISHED && !is_right(&blocks::denied_now()) {
         std::thread::sleep(Duration::from_millis(20));
     }
 }
@@ -172,6 +172,8 @@ pub fn take_over(host: &Host, addresses: &BTreeSet<IpAddr>) -> Result<Vec<String
 /// One of them refuses.
 pub fn follow_the_ledger(host: &Host, generation: Option<Generation>) -> Result<()> {
     restored()?;
+    let blocked = blocks::blocked()?;
+    wait_for_wrappers(|denied| *denied == blocked);
     host.unban_others(blocks::blocked)?;
     if let Some(generation) = generation {
         let blocked = blocks::blocked()?;
