@@ -144,7 +144,6 @@ pub fn lists_that_disagree_are_named_and_mended(suite: Suite) {
     bed.tool("blocked").succeeds().says(OTHER_OUTSIDER);
     bed.tool(&format!("unblock {OTHER_OUTSIDER}")).succeeds();
     tampered("echo 203.0.113.12 >>/var/lib/harden-portsentry/denied", "TCP wrappers shut it out");
-    tampered(": >/var/lib/harden-portsentry/denied", "TCP wrappers let it in");
     let ban = "set portsentry action harden-portsentry actionban";
     let without_action = format!(
         "old=$(fail2ban-client get portsentry action harden-portsentry actionban); fail2ban-client {ban} '';
@@ -156,6 +155,12 @@ pub fn lists_that_disagree_are_named_and_mended(suite: Suite) {
         let line = "1795532234 - 11/24/2026 14:57:14 Host: 203.0.113.12/203.0.113.12 Port: 111 TCP Blocked";
         tampered(&format!("echo '{line}' >>/var/lib/portsentry/portsentry.blocked.atcp"), "which remembers it");
     }
+    // Not of one who was blocked a moment ago.
+    let listed = || bed.run("harden-portsentry blocked --format json | grep -o '\"since\": \"[^\"]*'").stdout;
+    let since = listed().split('"').nth(3).expect("a time").to_owned();
+    let is_old = || bed.run(&format!("[ $(( $(date +%s) - $(date -d {since} +%s) )) -gt 11 ]")).status == 0;
+    wait_for(seconds(30), "the block to be older", is_old);
+    tampered(": >/var/lib/harden-portsentry/denied", "TCP wrappers let it in");
     // By name, too, as the history has it.
     assert!(bed.tool("blocked").succeeds().stdout.contains("NAME"));
 }
