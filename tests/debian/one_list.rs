@@ -157,7 +157,7 @@ pub fn lists_that_disagree_are_named_and_mended(suite: Suite) {
     }
     // Not of one who was blocked a moment ago.
     let listed = || bed.run("harden-portsentry blocked --format json | grep -o '\"since\": \"[^\"]*'").stdout;
-    let since = listed().split('"').nth(3).expect("a time").to_owned();
+    let since = listed().split('"').nth(3).expect("a time").trim().to_owned();
     let is_old = || bed.run(&format!("[ $(( $(date +%s) - $(date -d {since} +%s) )) -gt 11 ]")).status == 0;
     wait_for(seconds(30), "the block to be older", is_old);
     tampered(": >/var/lib/harden-portsentry/denied", "TCP wrappers let it in");
