@@ -5,9 +5,11 @@ use crate::bed::{
 };
 use crate::firewalls::by_iptables_alone;
 
-/// Where the kernel takes the rule, the article's CHAOS it is, and it survives the power going.
+/// Where the kernel takes the rule, CHAOS it is: with `literal` by a rule for each host, as the article has it, which survives the
+/// power going by fail2ban; else by one rule for all whom our sets name. Noise is made on the same kernel.
 fn chaos_blocks_where_the_kernel_has_it(suite: Suite) {
     let bed = Bed::own_kernel(suite).with_program();
+    bed.set_policy("literal = true\n");
     bed.apply().says("CHAOS").says_not("not the article's CHAOS");
     bed.ok("grep -E '^KILL_ROUTE=.*CHAOS' /etc/portsentry/portsentry.conf");
     bed.tool("verify").succeeds().says_not("not the article's CHAOS");
@@ -28,7 +30,26 @@ fn chaos_blocks_where_the_kernel_has_it(suite: Suite) {
     wait_for(bed.patience(60), "ssh to be refused after a boot", || !bed.ssh_answers(OUTSIDER));
     assert!(bed.ssh_answers(GATEWAY));
     bed.tool("verify").succeeds();
-    bed.tool("undo --yes").succeeds();
+
+    bed.set_policy("");
+    bed.apply().says(&format!("move {OUTSIDER} "));
+    bed.tool("verify").succeeds();
+    bed.wait_until_it_listens();
+    bed.scan(OTHER_OUTSIDER);
+    bed.wait_until_blocked(OTHER_OUTSIDER);
+    let rules = bed.ok("iptables -S INPUT");
+    assert_eq!(rules.matches("-m mark --mark 0x504f5254 -j CHAOS").count(), 1, "{rules}");
+    assert!(!rules.contains(OUTSIDER) && !rules.contains(OTHER_OUTSIDER), "{rules}");
+    for source in [OUTSIDER, OTHER_OUTSIDER] {
+        assert_eq!(bed.greetings(source, 20), 0, "{source}: {}", bed.firewall());
+    }
+    bed.set_policy("response = \"noise\"\n");
+    bed.apply();
+    let (open, closed) = bed.looks(OUTSIDER);
+    assert!(open > 10 && closed > 5, "{open} open, {closed} closed: this is no noise");
+    assert_eq!(bed.greetings(OUTSIDER, 20), 0, "{}", bed.firewall());
+    assert!(bed.ssh_answers(GATEWAY));
+    bed.tool("undo 1 --yes").succeeds();
     assert!(!bed.firewall_names(OUTSIDER), "{}", bed.firewall());
 }
 
