@@ -178,7 +178,9 @@ pub fn turn_on(context: &Context, draft: &Draft, step: &mut Step) -> Result<()> 
     if !may_start {
         return Ok(());
     }
-    if wanted.contains(&BLOCKS_UNIT) && state_of(context, BLOCKS_UNIT).active != "active" {
+    // The embedded one's unit starts it as well, and says more of what is in the way.
+    let is_started = !has_keeper(context) && state_of(context, EMBEDDED_UNIT).active != "active";
+    if wanted.contains(&BLOCKS_UNIT) && state_of(context, BLOCKS_UNIT).active != "active" && !is_started {
         step.unit(BLOCKS_UNIT, UnitAction::Restart, "the table of blocked hosts is loaded");
     }
     // Before the keeper, which looks after the rule.
