@@ -178,7 +178,8 @@ fn jail(context: &Context, draft: &Draft, history: &str) -> Result<String> {
     let findtime = match bantime.as_str() {
         // What an older line says is in the ledger, or somebody has freed it since; fail2ban reads the history again where it
         // does not know how far it had read, and would hold for banned who is free.
-        _ if wishes => "30",
+        // Sooner than the action calls a line old, or one in between would be a ban without a block.
+        _ if wishes => "20",
         "-1" => "86400",
         // Lines older than a ban need no ban any more.
         bantime => bantime,

@@ -13,19 +13,25 @@ use serde::Serialize;
 
 use super::clock::Now;
 use super::control::Listed;
-use super::denied::{DENIED, denied_now};
+use super::denied::{DENIED, blocked, denied_now};
 use super::package::{self, HOSTS_DENY};
 use super::state::State;
 use super::table;
 use super::terms::Terms;
 use super::{DIRECTORY, ledger};
-use crate::host::{Generation, Host, ServiceManager};
+use crate::host::{Generation, Host, Process, ServiceManager};
 
 /// Others follow within this time after a block has ended.
 const A_WHILE: Duration = Duration::from_secs(150);
 
 /// And TCP wrappers know within this time of a new one.
 const PUBLISHED: Duration = Duration::from_secs(10);
+
+/// How long fail2ban's action takes at most, where nothing is wrong.
+const AN_ACTION: Duration = Duration::from_secs(2);
+
+/// fail2ban brings back bans as it starts, some of them late, and the keeper lifts in a minute whose blocks are over.
+const SETTLED: Duration = Duration::from_secs(75);
 
 /// How a list differs from the ledger about somebody.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -90,8 +96,16 @@ pub fn differences(
         denied.iter().filter(|address| is_free(address)).for_each(|&address| add(address, Difference::Denied));
     }
     let banned = host.banned()?;
-    if host.bans_are_wishes() {
-        banned.iter().filter(|address| is_free(address)).for_each(|&address| add(address, Difference::Banned));
+    if host.bans_are_wishes() && has_settled() {
+        let mut others = banned.clone();
+        others.retain(is_free);
+        if !others.is_empty() {
+            // A ban is counted before its action has blocked anybody.
+            std::thread::sleep(AN_ACTION);
+            let (banned, blocked) = (host.banned()?, blocked()?);
+            others.retain(|address| banned.contains(address) && !blocked.contains(address));
+        }
+        others.into_iter().for_each(|address| add(address, Difference::Banned));
     }
     // Without systemd there is no keeper that has it forget.
     if let Some(generation) = generation.filter(|_| host.service_manager() == ServiceManager::Systemd) {
@@ -102,6 +116,11 @@ pub fn differences(
         add(address, Difference::ByRule);
     }
     Ok(found)
+}
+
+/// Whether fail2ban has run for so long that bans which it brought back, and whose blocks were over, are lifted by now.
+fn has_settled() -> bool {
+    Process::named(&["fail2ban-server"]).iter().all(|process| process.age() > SETTLED.as_secs_f64())
 }
 
 /// Whose block ended a while ago at most.

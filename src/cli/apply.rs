@@ -222,6 +222,8 @@ fn carry_out(
     execution.finish()?;
     let up_within = Duration::from_secs(20);
     checks::settle(&described.context, up_within);
+    // fail2ban brings back bans whose blocks are over. What cannot be lifted the checks say.
+    let _ = host.unban_others(blocks::blocked);
     drop(described);
     // Looked at afresh: what was confirmed just now stands in policy.toml by now.
     let facts = Facts::read(host)?;

@@ -149,6 +149,9 @@ pub fn lists_that_disagree_are_named_and_mended(suite: Suite) {
         "old=$(fail2ban-client get portsentry action harden-portsentry actionban); fail2ban-client {ban} '';
          fail2ban-client set portsentry banip 203.0.113.12; sleep 1; fail2ban-client {ban} \"$old\""
     );
+    // It is given the time in which it brings back bans.
+    let is_old = || bed.run("[ $(ps -o etimes= -C fail2ban-server | head -n 1) -gt 76 ]").status == 0;
+    wait_for(seconds(120), "fail2ban to have settled", is_old);
     tampered(&without_action, "holds it for banned");
     assert!(!bed.ok("fail2ban-client status portsentry").contains("203.0.113.12"));
     if !is_embedded() && bed.suite.has_portsentry_1() {
