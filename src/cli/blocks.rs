@@ -64,24 +64,23 @@ pub fn block(common: &Common, options: &BlockOptions) -> Result<Exit> {
 pub fn unblock(common: &Common, options: &UnblockOptions) -> Result<Exit> {
     live(common)?;
     let why = options.why.clone();
-    let request = match options.address {
-        Some(address) => Request::Unblock { address: address.to_canonical(), why },
+    let whom = options.address.map(|address| address.to_canonical());
+    let request = match whom {
+        Some(address) => Request::Unblock { address, why },
         None => Request::UnblockAll { why },
     };
     // Where nobody was ever blocked by us, there is nothing to be opened for it. A ban of somebody who is free already says
     // nothing of how often he came.
-    let is_late = || match (options.by, options.address) {
-        (Asker::Fail2ban, Some(address)) => Ok(!blocks::blocked()?.contains(&address.to_canonical())),
+    let is_late = || match (options.by, whom) {
+        (Asker::Fail2ban, Some(address)) => Ok(!blocks::blocked()?.contains(&address)),
         _ => anyhow::Ok(false),
     };
     let answer = if is_ours()? && !is_late()? { ask(request)? } else { Answer::Freed(Vec::new()) };
     let Answer::Freed(freed) = &answer else { return Ok(Exit::Good) };
     let (package, unbanned) = match options.by {
-        Asker::Hand => free_elsewhere(options.address.map(|address| address.to_canonical()), true)?,
+        Asker::Hand => free_elsewhere(whom, true)?,
         // fail2ban waits for this, and has lifted its ban by itself.
-        Asker::Fail2ban if !freed.is_empty() => {
-            free_elsewhere(options.address.map(|address| address.to_canonical()), false)?
-        }
+        Asker::Fail2ban if !freed.is_empty() => free_elsewhere(whom, false)?,
         Asker::Portsentry | Asker::Fail2ban => (Freed::default(), 0),
     };
     wait_for_wrappers(|denied| !freed.iter().any(|address| denied.contains(address)));
@@ -116,6 +115,11 @@ fn has_embedded() -> bool {
     Path::new(Generation::Embedded.conf()).exists()
 }
 
+/// Debian's portsentry, where that is what watches.
+fn package_of(host: &Host) -> Result<Option<Generation>> {
+    if has_embedded() { Ok(None) } else { package::installed(host) }
+}
+
 /// Whether the ledger can have anybody.
 fn is_ours() -> Result<bool> {
     Ok(has_embedded() || Path::new(blocks::CONF).exists() || blocks::is_begun()?)
@@ -127,7 +131,7 @@ fn free_elsewhere(address: Option<IpAddr>, lifts_bans: bool) -> Result<(Freed, u
     let host = Host::new(Path::new("/"))?;
     let mut banned = if lifts_bans { host.banned().context(FREED_ALREADY)? } else { Vec::new() };
     banned.retain(|one| address.is_none_or(|address| *one == address));
-    let generation = if has_embedded() { None } else { package::installed(&host)? };
+    let generation = package_of(&host)?;
     let whom = |generation| match address {
         Some(address) => Ok([address].into()),
         None => package::everybody(&host, generation, &banned),
@@ -191,7 +195,7 @@ pub fn list(common: &Common) -> Result<Exit> {
         None => blocks::look()?,
     };
     let host = Host::new(Path::new("/"))?;
-    let generation = if has_embedded() { None } else { package::installed(&host)? };
+    let generation = package_of(&host)?;
     let differences = blocks::differences(&host, generation, &listed)?;
     let names = package::names(&host, generation.unwrap_or(Generation::Embedded));
     if common.format == Format::Json {
