@@ -39,7 +39,7 @@ const FIRST_PATROL: Duration = Duration::from_secs(60);
 /// How often it is looked whether all is in place where the kernel does not tell, as iptables does not.
 const LOOK: Duration = Duration::from_secs(60);
 
-/// How often it is looked whether that has come to its end.
+/// How often it is looked whether the thread that tells others who is free has come to its end.
 const WHILE_IT_RUNS: Duration = Duration::from_secs(1);
 
 /// Keeps the blocks until it is told to end.
@@ -129,8 +129,8 @@ struct Chore {
 impl Keep {
     fn run(&mut self, signals: &Signals) -> Result<()> {
         loop {
-            if let Some((last, often)) = self.alive.filter(|(last, often)| last.elapsed() >= *often) {
-                let _ = (last, sd_notify::notify(&[sd_notify::NotifyState::Watchdog]));
+            if let Some((_, often)) = self.alive.filter(|(last, often)| last.elapsed() >= *often) {
+                let _ = sd_notify::notify(&[sd_notify::NotifyState::Watchdog]);
                 self.alive = Some((Instant::now(), often));
             }
             let (end, reload, changes) = self.wait(signals)?;
