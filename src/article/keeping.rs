@@ -2,6 +2,7 @@
 //! Debian's portsentry watches, a process that does what the embedded one does by itself.
 
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::Result;
 use askama::Template;
@@ -22,12 +23,15 @@ use super::{Context, filled, remove_ours, variables};
 const BLOCKS: &str = "/etc/systemd/system/harden-portsentry-blocks.service";
 /// Keeps the blocks of Debian's portsentry.
 const KEEPER: &str = "/etc/systemd/system/harden-portsentry-keeper.service";
-/// Has iptables answer whom our table marks with CHAOS.
+/// Has iptables answer whom our table marks with CHAOS, and looks after that.
 const CHAOS: &str = "/etc/systemd/system/harden-portsentry-chaos.service";
 /// nftables.service begins by flushing every table, ours with them, and netfilter-persistent puts its own rules in the place of
 /// all others.
 const OF_NFTABLES: &str = "/etc/systemd/system/nftables.service.d/harden-portsentry-table.conf";
 const OF_IPTABLES: &str = "/etc/systemd/system/netfilter-persistent.service.d/harden-portsentry-table.conf";
+
+/// How soon the rule of CHAOS is back where a firewall flushed it. Until then whoever is blocked meets silence.
+pub const CHAOS_LOOK: Duration = Duration::from_secs(30);
 
 #[derive(Template)]
 #[template(path = "harden-portsentry-blocks.service", escape = "none")]
@@ -42,6 +46,8 @@ struct BlocksService<'a> {
 struct ChaosService<'a> {
     insert: &'a str,
     delete: &'a str,
+    /// How often it is looked whether the rule is there, in seconds.
+    look: u64,
 }
 
 #[derive(Template)]
@@ -63,7 +69,6 @@ struct Conf<'a> {
     ignore_file: &'a str,
     iptables: bool,
     whitelist_chain: Option<&'a ChainName>,
-    rule: Option<&'a str>,
 }
 
 /// Whether a process of its own keeps the blocks, for the portsentry that catches is Debian's.
@@ -113,22 +118,20 @@ pub fn put(context: &Context, draft: &mut Draft, step: &mut Step) -> Result<()> 
     } else {
         file(OF_NFTABLES, include_str!("../../templates/nftables-service.conf").to_owned(), flushes)?;
     }
-    let insert = chaos_command();
     if has_rule_of_chaos(context) {
         let delete = format!("{} -w -D {CHAOS_RULE}", iptables(false));
-        let chaos = filled(&ChaosService { insert: &insert, delete: &delete })?;
+        let chaos = filled(&ChaosService { insert: &chaos_command(), delete: &delete, look: CHAOS_LOOK.as_secs() })?;
         file(CHAOS, chaos, "whoever is blocked is answered by CHAOS, by one rule for all")?;
     }
     if has_keeper(context) {
         let keeper = filled(&KeeperService { program })?;
         file(KEEPER, keeper, "keeps whom portsentry has blocked: for a time, and for whoever else asks")?;
         let ignore_file = context.generation.map_or("", Generation::ignore_list);
-        let rule = has_rule_of_chaos(context).then_some(insert.as_str());
         let whitelist_chain = match &context.filter {
             PacketFilter::Iptables { after } => after.as_ref(),
             PacketFilter::Nftables => None,
         };
-        let conf = filled(&Conf { answer: answer.name(), ignore_file, iptables: by_iptables, whitelist_chain, rule })?;
+        let conf = filled(&Conf { answer: answer.name(), ignore_file, iptables: by_iptables, whitelist_chain })?;
         file(blocks::CONF, conf, "what whoever is blocked meets")?;
     } else {
         let why = "the embedded portsentry keeps its blocks by itself";
@@ -183,9 +186,9 @@ pub fn turn_on(context: &Context, draft: &Draft, step: &mut Step) -> Result<()> 
     if wanted.contains(&BLOCKS_UNIT) && state_of(context, BLOCKS_UNIT).active != "active" && !is_started {
         step.unit(BLOCKS_UNIT, UnitAction::Restart, "the table of blocked hosts is loaded");
     }
-    // Before the keeper, which looks after the rule.
     let has_rule = || RuleList::read(context.host, false).chaos_rules() > 0;
-    if wanted.contains(&CHAOS_UNIT) && (state_of(context, CHAOS_UNIT).active != "active" || !has_rule()) {
+    let is_right = || !draft.changes(&[CHAOS]) && state_of(context, CHAOS_UNIT).active == "active" && has_rule();
+    if wanted.contains(&CHAOS_UNIT) && !is_right() {
         step.unit(CHAOS_UNIT, UnitAction::Restart, "one rule of CHAOS answers whoever is blocked");
     }
     if has_keeper(context) {

@@ -29,7 +29,7 @@ use crate::settings::{Engine, Settings};
 pub use blocking::built_in;
 pub use embedded::leaves;
 pub use install::{Fallback, Offer, needs_iptables};
-pub use keeping::{ends_blocks, units as keeping_units};
+pub use keeping::{CHAOS_LOOK, ends_blocks, units as keeping_units};
 use response::packet_filter;
 pub use response::{CHAOS_PACKAGE, Chosen};
 pub use safe_addresses::{Safe, allowed_networks, safe_networks};

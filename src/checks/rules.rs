@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 
-use crate::article::{Context, built_in, safe_networks};
+use crate::article::{CHAOS_LOOK, Context, built_in, safe_networks};
 use crate::blocks;
 use crate::blocks::PacketFilter;
 use crate::blocks::control::Listed;
@@ -171,7 +171,10 @@ fn chaos_answers(context: &Context) -> Check {
             id,
             "blocked hosts meet silence, not CHAOS",
             format!("iptables has no rule `{CHAOS_RULE}`; something flushed it"),
-            format!("systemctl restart {CHAOS_UNIT}; or wait: the next block brings it back"),
+            format!(
+                "wait for {} s, and if it does not come back: systemctl restart {CHAOS_UNIT}",
+                CHAOS_LOOK.as_secs()
+            ),
         ),
         Err(error) => Check::skip(id, format!("whether CHAOS answers: {error:#}")),
     }

@@ -10,7 +10,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags};
 
 use super::blocking::{Blocking, Opened};
 use super::commands::Commands;
@@ -20,7 +20,7 @@ use super::lines::Lines;
 use super::output::Output;
 use super::reactions::Reactions;
 use super::release::{Released, release};
-use super::signals::{Signals, drain};
+use super::signals::{Signals, drain, wait};
 use super::telling::{Alarm, Alarms};
 use super::threads::join_soon;
 use crate::blocks::{self, PacketFilter, publish_denied};
@@ -66,7 +66,6 @@ pub fn keep() -> Result<()> {
     output.say(&format!("adminalert: {} hosts are blocked", blocking.blocked_hosts()));
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
     let mut keep = Keep {
-        rule: config.kill_route,
         look: (config.packet_filter != PacketFilter::Nftables).then(|| Instant::now() + LOOK),
         filter: config.packet_filter,
         blocking,
@@ -100,8 +99,6 @@ fn read() -> Result<(Config, Vec<String>)> {
 }
 
 struct Keep {
-    /// The command that puts the rule of CHAOS where it is missing.
-    rule: Option<String>,
     filter: PacketFilter,
     /// When it is looked next whether all is in place, if nobody tells.
     look: Option<Instant>,
@@ -173,17 +170,10 @@ impl Keep {
         if let Some((last, often)) = self.alive {
             limit = limit.min(often.saturating_sub(last.elapsed()));
         }
-        let limit = rustix::time::Timespec {
-            tv_sec: i64::try_from(limit.as_secs()).unwrap_or(i64::MAX),
-            tv_nsec: i64::from(limit.subsec_nanos()),
-        };
         let read = |fd| PollFd::from_borrowed_fd(fd, PollFlags::IN);
         let mut waiting = vec![read(signals.end.as_fd()), read(signals.reload.as_fd()), read(self.changes.as_fd())];
         waiting.extend(self.blocking.waiting().map(read));
-        match poll(&mut waiting, Some(&limit)) {
-            Ok(_) | Err(rustix::io::Errno::INTR) => {}
-            Err(error) => bail!("cannot wait for questions: {error}"),
-        }
+        wait(&mut waiting, limit).context("cannot wait for questions")?;
         let [end, reload, changes] = [0, 1, 2].map(|which: usize| !waiting[which].revents().is_empty());
         Ok((end, reload, changes))
     }
@@ -194,13 +184,9 @@ impl Keep {
         self.changes.read(&mut gone)?;
         match self.blocking.restore(&gone) {
             Ok(false) => {}
-            Ok(true) => {
-                self.output.say(
-                    "adminalert: somebody took away the table of blocked hosts; it is loaded again with all of them",
-                );
-                // The rule of CHAOS may have gone with it.
-                self.release.due = Instant::now();
-            }
+            Ok(true) => self
+                .output
+                .say("adminalert: somebody took away the table of blocked hosts; it is loaded again with all of them"),
             Err(error) => {
                 let line = self.alarms.line(Alarm::Table, &format!("{error:#}; it is tried again"));
                 line.into_iter().for_each(|line| self.output.say(&line));
@@ -235,8 +221,7 @@ impl Keep {
             }
         }
         if self.release.thread.is_none() && Instant::now() >= self.release.due {
-            let rule = self.rule.clone();
-            self.release.thread = Some(std::thread::spawn(move || release(rule.as_deref())));
+            self.release.thread = Some(std::thread::spawn(release));
             self.release.last = Instant::now();
             self.release.due = self.release.last + self.release.patrol;
             self.release.patrol = PATROL.min(self.release.patrol * 2);
@@ -264,7 +249,6 @@ impl Keep {
         if config.packet_filter != self.filter {
             complaints.push("FIREWALL and WHITELIST_CHAIN change with the next start".to_owned());
         }
-        self.rule = config.kill_route;
         self.release.due = Instant::now();
         Ok(complaints)
     }

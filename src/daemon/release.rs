@@ -8,14 +8,12 @@ use anyhow::Result;
 
 use crate::blocks;
 use crate::blocks::package::{self, Memory};
-use crate::host::{Generation, Host, Invocation, Process};
+use crate::host::{Generation, Host, Process};
 
 /// portsentry 2.0 forgets only as it is restarted, and sees nothing meanwhile: no more often than that.
 const RESTARTS: Duration = Duration::from_secs(60);
 /// The ledger is written by then.
 const A_MOMENT: Duration = Duration::from_secs(1);
-/// The rule of CHAOS waits for whoever else changes the rules just now.
-const PATIENCE: Duration = Duration::from_secs(30);
 
 /// What is to be said, and when it is to be looked again, if that is sooner than it would be.
 #[derive(Debug, Default)]
@@ -24,14 +22,9 @@ pub struct Released {
     pub again_in: Option<Duration>,
 }
 
-/// Has portsentry and fail2ban forget whom they hold for blocked though nobody is; puts the rule of CHAOS where it is missing, by
-/// the command `rule`.
-pub fn release(rule: Option<&str>) -> Released {
+/// Has portsentry and fail2ban forget whom they hold for blocked though nobody is.
+pub fn release() -> Released {
     let mut released = Released::default();
-    if let Some(rule) = rule {
-        let done = Invocation::new("sh", &["-c", rule]).within(PATIENCE).demand();
-        released.told.extend(done.err().map(|error| format!("adminalert: ERROR: CHAOS answers nobody: {error:#}")));
-    }
     let host = match Host::new(Path::new("/")) {
         Ok(host) => host,
         Err(error) => return released.but(&error),
@@ -51,13 +44,21 @@ impl Released {
 }
 
 fn unban(host: &Host, released: &mut Released) -> Result<()> {
+    released.told.extend(unban_others(host)?.map(|line| format!("adminalert: {line}")));
+    Ok(())
+}
+
+/// Has fail2ban's jail forget whose block is over; what is to be said of it.
+///
+/// # Errors
+/// fail2ban does not answer, or the ledger cannot be read.
+pub fn unban_others(host: &Host) -> Result<Option<String>> {
     let bans = match host.unban_others(blocks::blocked)? {
-        0 => return Ok(()),
+        0 => return Ok(None),
         1 => "a ban, for its block is".to_owned(),
         count => format!("{count} bans, for their blocks are"),
     };
-    released.told.push(format!("adminalert: fail2ban's portsentry jail has lifted {bans} over"));
-    Ok(())
+    Ok(Some(format!("fail2ban's portsentry jail has lifted {bans} over")))
 }
 
 fn forget(host: &Host, released: &mut Released) -> Result<()> {

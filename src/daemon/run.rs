@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use jiff::Timestamp;
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags};
 
 use super::background::Caller;
 use super::blocking::{Blocking, Opened};
@@ -25,7 +25,7 @@ use super::output::{Output, Writer};
 use super::probe::Probe;
 use super::reactions::Reactions;
 use super::responder::{Remote, Way};
-use super::signals::{Signals, drain};
+use super::signals::{Signals, drain, wait};
 use super::split::{Ways, split};
 use super::start::{blocked_hosts, blocked_path, ignore_list, only_one};
 use super::table::Table;
@@ -343,10 +343,6 @@ impl Daemon {
         let limit = self.gone.as_ref().map_or(limit, |_| limit.min(AGAIN));
         let limit = if self.is_freed { limit.min(FORGET) } else { limit };
         let limit = self.alive.map_or(limit, |(last, often)| limit.min(often.saturating_sub(last.elapsed())));
-        let limit = rustix::time::Timespec {
-            tv_sec: i64::try_from(limit.as_secs()).unwrap_or(i64::MAX),
-            tv_nsec: i64::from(limit.subsec_nanos()),
-        };
         let read = |fd| PollFd::from_borrowed_fd(fd, PollFlags::IN);
         let mut waiting = vec![read(signals.end.as_fd()), read(signals.reload.as_fd())];
         waiting.extend(self.commands_way.as_ref().and_then(Way::ends).map(read));
@@ -359,10 +355,7 @@ impl Daemon {
             Source::Kernel { log, .. } => waiting.push(read(log.as_fd())),
             Source::Sockets(listeners) => waiting.extend(listeners.waiting()),
         }
-        match poll(&mut waiting, Some(&limit)) {
-            Ok(_) | Err(rustix::io::Errno::INTR) => {}
-            Err(error) => bail!("cannot wait for packets: {error}"),
-        }
+        wait(&mut waiting, limit).context("cannot wait for packets")?;
         let any = |fds: &[PollFd<'_>]| fds.iter().any(|fd| !fd.revents().is_empty());
         let is_due =
             due.is_some_and(|_| self.blocking.as_ref().and_then(Blocking::due).is_some_and(|due| due.is_zero()));

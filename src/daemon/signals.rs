@@ -1,8 +1,11 @@
 //! Signals, heard where everything else is waited for.
 
 use std::os::unix::net::UnixStream;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
+use rustix::event::{PollFd, poll};
+use rustix::io::Errno;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 /// The signals that a daemon hears, each by a socket that becomes readable.
@@ -26,6 +29,17 @@ impl Signals {
             Ok(read)
         };
         Ok(Signals { end: pipe(&[SIGTERM, SIGINT])?, reload: pipe(&[SIGHUP])? })
+    }
+}
+
+/// Waits until one of these can be read, a signal comes, or `limit` is over.
+///
+/// # Errors
+/// The kernel refuses.
+pub fn wait(these: &mut [PollFd<'_>], limit: Duration) -> Result<(), Errno> {
+    match poll(these, limit.try_into().ok().as_ref()) {
+        Ok(_) | Err(Errno::INTR) => Ok(()),
+        Err(error) => Err(error),
     }
 }
 

@@ -175,12 +175,16 @@ fn chaos_by_one_rule_and_noise_beside_it(suite: Suite) {
     };
     pictures("chaos");
 
-    bed.ok("iptables -F INPUT");
+    // Whoever looks after the rule stands still, to see what is without it.
+    bed.ok("systemctl kill --signal=STOP harden-portsentry-chaos; iptables -F INPUT");
     is_refused("without the rule");
     bed.tool("verify").fails().says(RULE.trim_start_matches("-A "));
     bed.scan(OTHER_OUTSIDER);
     bed.wait_until_blocked(OTHER_OUTSIDER);
     wait_for(bed.patience(60), "the rule, with the next block", has_rule);
+    bed.ok("iptables -F INPUT; systemctl kill --signal=CONT harden-portsentry-chaos");
+    wait_for(bed.patience(60), "the rule, though nobody is blocked anew", has_rule);
+    bed.tool("verify").succeeds();
     bed.power_cycle();
     wait_for(bed.patience(60), "the rule, after a boot", has_rule);
     bed.wait_until_it_listens();

@@ -18,10 +18,11 @@ use super::super::config::{Block, Config};
 use super::super::connect::listen;
 use super::super::invocation::Mode;
 use super::super::names::look_up_in_threads;
+use super::super::release::unban_others;
 use super::super::start::ignore_list;
 use super::super::threads::locked;
 use super::{Answer, LINE, NameAnswer, Numbered, Question, receive, send_line};
-use crate::blocks::{Guard, blocked, publish_denied};
+use crate::blocks::{Guard, publish_denied};
 use crate::host::Host;
 use crate::settings::{POLICY, Policy};
 
@@ -188,10 +189,8 @@ impl CommandServer {
 fn unban() {
     static TURN: Mutex<()> = Mutex::new(());
     let _turn = locked(&TURN);
-    let done = Host::new(Path::new("/")).and_then(|host| host.unban_others(blocked));
-    match done {
-        Ok(0) => {}
-        Ok(bans) => eprintln!("fail2ban's portsentry jail has lifted {bans} bans whose blocks are over"),
+    match Host::new(Path::new("/")).and_then(|host| unban_others(&host)) {
+        Ok(line) => line.iter().for_each(|line| eprintln!("{line}")),
         Err(error) => eprintln!("{error:#}"),
     }
 }
