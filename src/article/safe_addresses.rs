@@ -61,9 +61,17 @@ pub fn safe_networks(context: &Context) -> Vec<Safe> {
 }
 
 /// Whether the address is another one each time Docker, or a container, starts: the link-local one of an interface that is
-/// made for it. Were it listed, the list would never be right for long.
+/// made for it, and any of a bridge that Docker made for a network of its own. Were it listed, the list would never be right
+/// for long. Whoever keeps the blocks asks the kernel for this host's addresses, these among them.
 fn comes_and_goes(one: &InterfaceAddress) -> bool {
-    is_virtual(&one.interface) && matches!(one.address, IpAddr::V6(address) if address.is_unicast_link_local())
+    let is_link_local = matches!(one.address, IpAddr::V6(address) if address.is_unicast_link_local());
+    is_virtual(&one.interface) && is_link_local || is_bridge_of_docker(&one.interface)
+}
+
+/// `br-` and the first twelve digits of the network's number, which is new each time that it is made.
+fn is_bridge_of_docker(interface: &str) -> bool {
+    let is_digit = |digit: u8| matches!(digit, b'0'..=b'9' | b'a'..=b'f');
+    interface.strip_prefix("br-").is_some_and(|number| number.len() == 12 && number.bytes().all(is_digit))
 }
 
 /// Who hosts.allow lets in: the LAN, as in the article, and whom the user named. Nothing that was detected:
@@ -155,7 +163,9 @@ mod tests {
         };
         assert!(comes_and_goes("veth8b8a566", "fe80::e807:49ff:feab:49e1"));
         assert!(comes_and_goes("docker0", "fe80::42:66ff:fe2b:bdc3"));
+        assert!(comes_and_goes("br-d11b65c4a23e", "172.18.0.1") && comes_and_goes("br-d11b65c4a23e", "fd00:18::1"));
         assert!(!comes_and_goes("docker0", "172.17.0.1"));
+        assert!(!comes_and_goes("br-lan", "192.0.2.1") && !comes_and_goes("br-office", "192.0.2.1"));
         assert!(!comes_and_goes("eth0", "fe80::ff:fe00:6601"));
     }
 }

@@ -133,6 +133,13 @@ pub fn behind_docker(suite: Suite) {
         bed.ok("systemctl reset-failed docker; systemctl restart docker");
         only_others_reach("with Docker's filter again");
     }
+    // As compose makes one for each project, with a bridge whose name and address are other ones the next time.
+    bed.ok("docker network create --subnet 172.30.0.0/24 --gateway 172.30.0.1 project");
+    bed.ok("ip -brief address | grep 172.30.0.1/");
+    bed.tool("diff").exits(0);
+    bed.tool("verify").succeeds();
+    bed.tool("block 172.30.0.1").fails().says("own address");
+    bed.ok("docker network rm project");
     let before = dockers_rules(&bed);
     bed.tool("undo 1 --yes").succeeds();
     assert_eq!(dockers_rules(&bed), before);
