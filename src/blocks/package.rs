@@ -6,11 +6,12 @@ use std::net::IpAddr;
 use std::path::Path;
 
 use anyhow::{Context, Result};
+use serde::Serialize;
 
 use super::control::KILL_ROUTE;
 use super::record::cleaned;
 use crate::history;
-use crate::host::{CHAOS_RULE, Generation, Host, Packages, RuleList, is_block};
+use crate::host::{CHAOS_RULE, Generation, Host, JAIL_FILE, Packages, RuleList, is_block};
 use crate::syntax::hosts_access::denied_address;
 use crate::syntax::portsentry_conf::PortsentryConf;
 
@@ -21,8 +22,9 @@ const FILES_OF_1_2: [&str; 2] =
     ["/var/lib/portsentry/portsentry.blocked.atcp", "/var/lib/portsentry/portsentry.blocked.audp"];
 
 /// What somebody was freed of.
-#[derive(Debug, Default, Clone, PartialEq, Eq)]
+#[derive(Debug, Default, Clone, PartialEq, Eq, Serialize)]
 pub struct Freed {
+    /// Of iptables.
     pub rules: usize,
     /// Of hosts.deny.
     pub lines: usize,

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow, bail};
 use jiff::Timestamp;
 use serde::Serialize;
+use serde_json::{Value, json};
 
 use crate::blocks::control::{self, Answer, Listed, Request, Wanted};
 use crate::blocks::package::{self, Freed};
@@ -55,7 +56,11 @@ pub fn block(common: &Common, options: &BlockOptions) -> Result<Exit> {
             (true, false) => "is blocked already",
             (false, _) => "is blocked",
         };
-        say(common, &answer, &format!("{address} {is}, {until}."));
+        say(
+            common,
+            &json!({ "schema": "harden-portsentry/block/1", "result": answer }),
+            &format!("{address} {is}, {until}."),
+        );
     }
     Ok(Exit::Good)
 }
@@ -98,7 +103,10 @@ pub fn unblock(common: &Common, options: &UnblockOptions) -> Result<Exit> {
         1 => " fail2ban's portsentry jail has lifted its ban.".to_owned(),
         bans => format!(" fail2ban's portsentry jail has lifted {bans} bans."),
     };
-    say(common, &answer, &(text + &bans));
+    let document = json!({
+        "schema": "harden-portsentry/unblock/1", "result": answer, "portsentry": package, "bans_lifted": unbanned,
+    });
+    say(common, &document, &(text + &bans));
     Ok(Exit::Good)
 }
 
@@ -201,7 +209,7 @@ pub fn list(common: &Common) -> Result<Exit> {
     if common.format == Format::Json {
         let rows: Vec<Named> =
             listed.iter().map(|one| Named { one, name: names.get(&one.address).map(String::as_str) }).collect();
-        let document = serde_json::json!({
+        let document = json!({
             "schema": "harden-portsentry/blocked/1", "blocked": rows, "differences": differences,
         });
         print(&format!("{document:#}\n"));
@@ -385,16 +393,9 @@ fn configuration() -> Option<&'static Path> {
     confs.into_iter().map(Path::new).find(|conf| conf.exists())
 }
 
-fn say(common: &Common, answer: &Answer, text: &str) {
+fn say(common: &Common, document: &Value, text: &str) {
     if common.format == Format::Json {
-        let name = match answer {
-            Answer::Freed(_) => "unblock",
-            _ => "block",
-        };
-        print(&format!(
-            "{:#}\n",
-            serde_json::json!({ "schema": format!("harden-portsentry/{name}/1"), "result": answer })
-        ));
+        print(&format!("{document:#}\n"));
     } else if !common.quiet {
         print(&format!("{text}\n"));
     }

@@ -1,5 +1,7 @@
 //! One list: whoever is freed in one place is free in all of them, and whoever is blocked in one is so in all.
 
+use serde_json::json;
+
 use crate::bed::{Bed, HOST, OTHER_OUTSIDER, OUTSIDER, Suite, is_embedded, seconds, wait_for};
 
 pub fn who_is_freed_in_one_list_is_free_in_the_other(suite: Suite) {
@@ -47,7 +49,10 @@ pub fn who_is_freed_in_one_list_is_free_in_the_other(suite: Suite) {
     // Of a ban that was brought back as well.
     bed.ok(&format!("fail2ban-client set portsentry unbanip {OUTSIDER}"));
     wait_for(seconds(30), "him to be free", || is_free(OUTSIDER));
-    bed.tool("unblock --all").succeeds();
+    let freed = bed.tool("unblock --all --format json").succeeds().stdout;
+    let freed: serde_json::Value = serde_json::from_str(&freed).expect("JSON");
+    assert_eq!((&freed["result"]["freed"], &freed["bans_lifted"]), (&json!([OTHER_OUTSIDER]), &json!(1)), "{freed}");
+    assert_eq!((&freed["portsentry"]["rules"], &freed["portsentry"]["lines"]), (&json!(0), &json!(0)), "{freed}");
     assert!(is_free(OTHER_OUTSIDER), "{}", bed.firewall());
     // fail2ban 1.1.1 reads the history again; what has stood there for a while says nothing any more.
     // 1.2 has seconds since 1970 there.
