@@ -7,13 +7,12 @@ use anyhow::Result;
 use askama::Template;
 use ipnet::IpNet;
 
-use crate::host::{EMBEDDED_USER, Generation, SYSUSERS, ServiceManager};
+use crate::host::{EMBEDDED_USER, Generation, JAIL_FILE, SYSUSERS, ServiceManager};
 use crate::plan::{Change, Content, Draft, FileKind, Step};
 use crate::syntax::ini::Ini;
 
 use super::{Context, OURS, built_in, filled, remove_ours, safe_networks, sections, variables};
 
-pub const JAIL: &str = "/etc/fail2ban/jail.d/portsentry.conf";
 const FILTER: &str = "/etc/fail2ban/filter.d/harden-portsentry.conf";
 const ACTION: &str = "/etc/fail2ban/action.d/harden-portsentry.conf";
 /// A jail.d file of its own for the stock sshd jail; read after Debian's defaults-debian.conf.
@@ -77,7 +76,7 @@ pub fn step(context: &Context, draft: &mut Draft) -> Result<Step> {
         None => format!("brings blocks back after a restart, for {bantime}"),
     };
     let Some(generation) = context.generation else {
-        step.changes.push(Change::Later(Draft::later(Path::new(JAIL), "the jail")));
+        step.changes.push(Change::Later(Draft::later(Path::new(JAIL_FILE), "the jail")));
         return Ok(step);
     };
     let history = generation.history();
@@ -105,7 +104,7 @@ pub fn step(context: &Context, draft: &mut Draft) -> Result<Step> {
     }
     let filter = filled(&Filter { blocked_alone: built_in })?;
     put(FILTER, &filter, "reads portsentry's history, of 1.2 and of 2.0")?;
-    put(JAIL, &text, "the jail, with the history that this portsentry writes")?;
+    put(JAIL_FILE, &text, "the jail, with the history that this portsentry writes")?;
     let directory = Path::new(history).parent().and_then(Path::to_str).unwrap_or("/");
     let user = (generation == Generation::Embedded).then_some(EMBEDDED_USER);
     let service = filled(&Service { history, history_dir: directory, user, sysusers: SYSUSERS })?;
@@ -147,7 +146,7 @@ fn drop_in(package: &str) -> String {
 }
 
 fn every_file() -> Vec<String> {
-    let mut all: Vec<String> = [JAIL, FILTER, ACTION, SSHD, SERVICE].map(str::to_owned).to_vec();
+    let mut all: Vec<String> = [JAIL_FILE, FILTER, ACTION, SSHD, SERVICE].map(str::to_owned).to_vec();
     all.extend(FLUSHING.map(|(package, _)| drop_in(package)));
     all
 }
@@ -166,7 +165,7 @@ fn jail(context: &Context, draft: &Draft, history: &str) -> Result<String> {
     let mut safe = vec!["127.0.0.0/8".to_owned(), "::1".to_owned()];
     safe.extend(safe_networks(context).iter().map(|one| one.network.to_string()));
     // Our list replaces the one in [DEFAULT], so whom the administrator lets off there is let off here.
-    let theirs = setting(draft, "DEFAULT", "ignoreip", &[JAIL])?.unwrap_or_default();
+    let theirs = setting(draft, "DEFAULT", "ignoreip", &[JAIL_FILE])?.unwrap_or_default();
     let is_address = |word: &&str| word.parse::<IpAddr>().is_ok() || word.parse::<IpNet>().is_ok();
     for word in theirs.split([' ', ',', '\n', '\t']).filter(is_address) {
         if !safe.iter().any(|known| known == word) {
@@ -301,7 +300,7 @@ pub fn bans_by_itself(context: &Context) -> bool {
 }
 
 /// What fail2ban reads at its start, of ours.
-const READS: [&str; 5] = [JAIL, FILTER, ACTION, SSHD, SERVICE];
+const READS: [&str; 5] = [JAIL_FILE, FILTER, ACTION, SSHD, SERVICE];
 
 /// Why fail2ban has to be restarted, if it has to.
 pub fn restart_reason(context: &Context, draft: &Draft) -> Option<&'static str> {

@@ -13,7 +13,7 @@ use anyhow::{Context, Result};
 
 use super::clock::Now;
 use super::state::State;
-use super::terms::{IN_ALL, Terms};
+use super::terms::IN_ALL;
 use super::{DIRECTORY, ledger, own_files};
 
 /// Where it is.
@@ -52,8 +52,7 @@ pub fn blocked() -> Result<BTreeSet<IpAddr>> {
 }
 
 fn in_ledger(ledger: &Path, now: Now) -> Result<BTreeSet<IpAddr>> {
-    let mut state = State::new(Terms::default(), now.boot);
-    state.restore(&ledger::load(ledger)?.records, now);
+    let mut state = State::of(&ledger::load(ledger)?.records, now);
     // No daemon blocks more.
     state.beyond(IN_ALL).into_iter().for_each(|address| state.put_back(address, None));
     Ok(state.live(now.boot).map(|(address, _)| address).collect())
@@ -108,6 +107,7 @@ mod tests {
     use std::time::Duration;
 
     use super::super::record::{By, Record};
+    use super::super::terms::Terms;
     use super::*;
 
     const CALENDAR: i64 = 1_800_000_000_000;

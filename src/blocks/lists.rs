@@ -17,7 +17,6 @@ use super::denied::{DENIED, blocked, denied_now};
 use super::package::{self, HOSTS_DENY};
 use super::state::State;
 use super::table;
-use super::terms::Terms;
 use super::{DIRECTORY, ledger};
 use crate::host::{Generation, Host, Process, ServiceManager};
 
@@ -127,8 +126,7 @@ fn has_settled() -> bool {
 fn just_over() -> Result<BTreeSet<IpAddr>> {
     let records = ledger::load(&Path::new(DIRECTORY).join("ledger"))?.records;
     let now = Now::read();
-    let mut state = State::new(Terms::default(), now.boot);
-    state.restore(&records, now);
+    let state = State::of(&records, now);
     let since = now.boot - i64::try_from(A_WHILE.as_millis()).unwrap_or(0);
     let is_over = |address: &IpAddr| {
         state.get(*address).and_then(|entry| entry.until).is_some_and(|until| until <= now.boot && until > since)

@@ -12,7 +12,6 @@ use super::control::Listed;
 use super::denied::DENIED;
 use super::state::State;
 use super::table;
-use super::terms::Terms;
 use super::{Busy, DIRECTORY, ledger, listed, own_files};
 
 /// Where the daemon's unit lets it write its metrics.
@@ -28,9 +27,7 @@ pub fn look() -> Result<Vec<Listed>> {
         return Ok(Vec::new());
     }
     let now = Now::read();
-    let mut state = State::new(Terms::default(), now.boot);
-    state.restore(&records, now);
-    Ok(listed(&state, &table::blocked_by_any()?, now))
+    Ok(listed(&State::of(&records, now), &table::blocked_by_any()?, now))
 }
 
 /// Whether anybody was ever blocked, or could have been: there is a ledger, or something in the kernel.

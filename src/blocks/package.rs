@@ -203,7 +203,7 @@ impl Wanted {
         };
         let (embedded, package) = (of(Generation::Embedded), of(Generation::OneProcess));
         let conf = embedded.or(package).unwrap_or_default();
-        let jail = host.text("/etc/fail2ban/jail.d/portsentry.conf").unwrap_or_default();
+        let jail = host.text(JAIL_FILE).unwrap_or_default();
         let bans = jail.lines().any(|line| line.starts_with("banaction = "));
         Wanted { lines: conf.lines || bans, rules: conf.rules || bans }
     }

@@ -117,6 +117,13 @@ impl State {
         }
     }
 
+    /// Who is blocked as `records` have it, to be looked at: with terms of nobody's.
+    pub fn of(records: &[Record], now: Now) -> State {
+        let mut state = State::new(Terms::default(), now.boot);
+        state.restore(records, now);
+        state
+    }
+
     /// Takes new terms for whoever is blocked from now on.
     pub fn configure(&mut self, terms: Terms) {
         self.terms = terms;

@@ -5,11 +5,9 @@ use std::net::IpAddr;
 use anyhow::Result;
 
 use crate::article::{Context, built_in};
-use crate::host::{CommandOutput, Invocation, RuleList, ServiceManager, blocking_tables};
+use crate::host::{CommandOutput, Invocation, JAIL, RuleList, ServiceManager, blocking_tables};
 
 use super::{APPLY, Check};
-
-const JAIL: &str = "portsentry";
 
 pub fn checks(context: &Context) -> Result<Vec<Check>> {
     let id = "jail-runs";

@@ -9,7 +9,9 @@ use anyhow::{Context, Result};
 use super::{Host, Invocation, fail2ban_server};
 
 const SOCKET: &str = "/run/fail2ban/fail2ban.sock";
-const JAIL: &str = "portsentry";
+/// The jail that the article turns on, and the file that this program has it in.
+pub const JAIL: &str = "portsentry";
+pub const JAIL_FILE: &str = "/etc/fail2ban/jail.d/portsentry.conf";
 const ACTION_FILE: &str = "/etc/fail2ban/action.d/harden-portsentry.conf";
 /// Its action, as the jail of this program names it.
 const ACTION: &str = "harden-portsentry";

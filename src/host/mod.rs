@@ -28,6 +28,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 
 pub use age::{age, local};
+pub use bans::{JAIL, JAIL_FILE};
 pub use chain_name::ChainName;
 pub use chaos::{CHAOS_MARK, CHAOS_RULE, ChaosSupport, kernel_release, secure_boot};
 pub use commands::{CommandOutput, Detached, Invocation, start_detached, start_with_stdin};
