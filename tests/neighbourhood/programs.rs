@@ -108,8 +108,9 @@ pub fn time(net: &Net, questions: u64) -> usize {
         }",
     );
     let asked = || net.counter("host", "clock", "questions");
-    let there = chrony(net, "client", CLIENT, HOST);
+    // First, for whoever asks a host that has never served the time is a scanner.
     let here = chrony(net, "host", HOST, CLIENT);
+    let there = chrony(net, "client", CLIENT, HOST);
     wait_until("chrony's questions to the host", || asked() >= questions);
     for _ in 0..3 {
         // asks, says how wrong the clock is, and ends; it removes what is called its pidfile
