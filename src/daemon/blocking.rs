@@ -17,6 +17,7 @@ use rustix::time::{
     timerfd_settime,
 };
 
+use super::alarms::Alarm;
 use super::config::Config;
 use super::decide::Scan;
 use super::keeper::{Entry, Keeper, Publish, Then};
@@ -25,7 +26,6 @@ use super::metrics;
 use super::output::Output;
 use super::probe::Kind;
 use super::reactions::{Entrance, Job};
-use super::telling::Alarm;
 use super::threads::locked;
 use crate::blocks::control::{self, Request};
 use crate::blocks::{

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use rustix::event::{PollFd, PollFlags};
 
+use super::alarms::{Alarm, Alarms};
 use super::blocking::{Blocking, Opened};
 use super::commands::Commands;
 use super::config::Config;
@@ -21,7 +22,6 @@ use super::output::Output;
 use super::reactions::Reactions;
 use super::release::{Released, release};
 use super::signals::{Signals, drain, wait};
-use super::telling::{Alarm, Alarms};
 use super::threads::join_soon;
 use crate::blocks::{self, PacketFilter, publish_denied};
 use crate::kernel::{Gone, TableChanges};

@@ -9,6 +9,7 @@
 //! Who watches may do little (`cage`); what takes more is done by another process (`responder`), which systemd starts, or,
 //! where there is none, `split`.
 
+mod alarms;
 mod background;
 pub mod blocked_file;
 mod blocking;

@@ -10,6 +10,7 @@ use anyhow::{Context, Result, bail};
 use jiff::Timestamp;
 use rustix::event::{PollFd, PollFlags};
 
+use super::alarms::{Alarm, Alarms};
 use super::background::Caller;
 use super::blocking::{Blocking, Opened};
 use super::commands::Commands;
@@ -29,7 +30,7 @@ use super::signals::{Signals, drain, wait};
 use super::split::{Ways, split};
 use super::start::{blocked_hosts, blocked_path, ignore_list, only_one};
 use super::table::Table;
-use super::telling::{Alarm, Alarms, Telling};
+use super::telling::Telling;
 use crate::blocks::{DENIED, IgnoreList, publish_denied};
 use crate::kernel::{Gone, Nflog, QUEUE, Received, TableChanges};
 use crate::settings::{POLICY, Policy};
