@@ -15,7 +15,7 @@ use crate::host::{ChainName, Host};
 
 use super::choices::{BanTime, Engine, Firewall, Response};
 use super::origin::{Origin, Sourced};
-use super::terms::{RawTerms, Terms};
+use super::terms::{RawLength, RawTerms, Terms};
 use super::writers::check_writers;
 
 /// Where it is; the daemon, and whoever blocks, read no other one.
@@ -115,22 +115,6 @@ impl fmt::Display for RawDate {
         match self {
             RawDate::Quoted(date) => date.fmt(out),
             RawDate::Toml(date) => date.fmt(out),
-        }
-    }
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(untagged, expecting = "write \"1d\", \"12h\", \"1w\", a number of seconds, or \"forever\"")]
-pub enum RawLength {
-    Seconds(u64),
-    Text(String),
-}
-
-impl fmt::Display for RawLength {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            RawLength::Seconds(seconds) => seconds.fmt(out),
-            RawLength::Text(text) => text.fmt(out),
         }
     }
 }

@@ -1,11 +1,11 @@
 //! `[block]` of policy.toml: how long a block lasts, and how many there may be.
 
+use std::fmt;
 use std::time::Duration;
 
 use serde::Deserialize;
 
 use super::choices::BanTime;
-use super::policy::RawLength;
 
 /// What `[block]` of policy.toml says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,6 +59,23 @@ impl Default for Terms {
             per_second: 100,
             cut_established: false,
             noise: Noise::default(),
+        }
+    }
+}
+
+/// A length as it stands in a file.
+#[derive(Debug, Deserialize)]
+#[serde(untagged, expecting = "write \"1d\", \"12h\", \"1w\", a number of seconds, or \"forever\"")]
+pub enum RawLength {
+    Seconds(u64),
+    Text(String),
+}
+
+impl fmt::Display for RawLength {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            RawLength::Seconds(seconds) => seconds.fmt(out),
+            RawLength::Text(text) => text.fmt(out),
         }
     }
 }
