@@ -6,7 +6,7 @@ mod neighbourhood;
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{Read, Write};
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -14,6 +14,7 @@ use std::time::Duration;
 use neighbourhood::blocks::{BLOCK, TABLE, blocked, run};
 use neighbourhood::daemon::Daemon;
 use neighbourhood::home::Home;
+use neighbourhood::tcp::abort;
 use neighbourhood::{CLIENT, HOST, HOST6, Net, scanner, scanner6, wait_until, waited};
 use regex::Regex;
 
@@ -21,6 +22,8 @@ const RESOLVER: &str = "192.0.2.98";
 const GATEWAY: &str = "192.0.2.99";
 /// A port on which somebody listens, and one more.
 const OPEN: [u16; 2] = [1022, 1080];
+/// What has a service end without a word.
+const LOSE_IT: &[u8] = b"lose it\n";
 
 /// A host that blocks `addresses`, with a service on each of [`OPEN`] that counts whom it accepts, and what it reads.
 struct Noisy {
@@ -85,7 +88,7 @@ impl Noisy {
     /// Connects from `source` to `to`, says something, and waits for an answer: whether it was connected, and what came.
     fn knock(&self, source: &str, to: &str, port: u16, patience: Duration) -> (bool, usize) {
         let address = SocketAddr::new(to.parse().expect("an address"), port);
-        let source: IpAddr = source.parse().expect("an address");
+        let source = SocketAddr::new(source.parse().expect("an address"), 0);
         std::thread::scope(|scope| {
             self.net.inside(scope, "client", move || connect(source, address, patience)).join().expect("it tries")
         })
@@ -97,16 +100,19 @@ fn echo(mut stream: TcpStream, read: &AtomicUsize) {
     let mut bytes = [0; 64];
     while let Ok(count @ 1..) = stream.read(&mut bytes) {
         read.fetch_add(count, Ordering::Relaxed);
+        if bytes.starts_with(LOSE_IT) {
+            return abort(stream);
+        }
         let _ = stream.write_all(&bytes[..count]);
     }
 }
 
-/// A connection from `source`, whose every step may take `patience`.
-fn open(source: IpAddr, to: SocketAddr, patience: Duration) -> Option<TcpStream> {
+/// A connection from `source`, from any port where that is 0, whose every step may take `patience`.
+fn open(source: SocketAddr, to: SocketAddr, patience: Duration) -> Option<TcpStream> {
     use rustix::net::{AddressFamily, SocketType, bind, socket};
     let family = if source.is_ipv6() { AddressFamily::INET6 } else { AddressFamily::INET };
     let socket = socket(family, SocketType::STREAM, None).expect("a socket");
-    bind(&socket, &SocketAddr::new(source, 0)).expect("an address of the client");
+    bind(&socket, &source).expect("an address of the client");
     let seconds = rustix::net::sockopt::Timeout::Send;
     rustix::net::sockopt::set_socket_timeout(&socket, seconds, Some(patience)).expect("a time");
     rustix::net::connect(&socket, &to).ok()?;
@@ -116,10 +122,41 @@ fn open(source: IpAddr, to: SocketAddr, patience: Duration) -> Option<TcpStream>
     Some(stream)
 }
 
-fn connect(source: IpAddr, to: SocketAddr, patience: Duration) -> (bool, usize) {
+fn connect(source: SocketAddr, to: SocketAddr, patience: Duration) -> (bool, usize) {
     let Some(mut stream) = open(source, to, patience) else { return (false, 0) };
     let _ = stream.write_all(b"anybody there?\n");
     (true, stream.read(&mut [0; 64]).unwrap_or(0))
+}
+
+/// Connection tracking remembers a connection that neither end knows any more. From its port a blocked host gets no other one.
+#[test]
+fn what_is_remembered_of_a_connection_opens_no_new_one() {
+    const PORT: u16 = 40_000;
+    let noisy = Noisy::new("reuse", "", &[&scanner(0)]);
+    let (source, to) = (format!("{}:{PORT}", scanner(1)), format!("{HOST}:{}", OPEN[0]));
+    let (source, to) = (source.parse::<SocketAddr>().unwrap(), to.parse::<SocketAddr>().unwrap());
+    let patience = Duration::from_secs(4);
+    let inside = |what: fn(SocketAddr, SocketAddr, Duration) -> Option<TcpStream>| {
+        std::thread::scope(|scope| {
+            noisy.net.inside(scope, "client", move || what(source, to, patience)).join().expect("it tries")
+        })
+    };
+    let mut stream = inside(open).expect("nobody minds");
+    stream.read_exact(&mut [0; 8]).expect("a welcome");
+    // Ahead of connection tracking, which hears nothing of an end either.
+    let silence = "table inet silence { chain sent { type filter hook output priority -400; tcp flags & (fin | rst) != 0x0 drop; }; }";
+    ["host", "client"].into_iter().for_each(|place| noisy.net.nft(place, silence));
+    stream.write_all(LOSE_IT).expect("it is heard");
+    let sockets = || noisy.net.run("host", "cat", &["/proc/net/tcp6"]);
+    wait_until("the host to forget it", || !sockets().contains(&format!(":{PORT:04X} ")));
+    abort(stream);
+    ["host", "client"].into_iter().for_each(|place| noisy.net.nft(place, "delete table inet silence"));
+
+    let (said, ok) = run(&noisy.net, &noisy.home, &["block", &scanner(1)]);
+    assert!(ok, "{said}");
+    let before = noisy.accepted.load(Ordering::Relaxed);
+    let heard = inside(open).map(|mut stream| stream.read(&mut [0; 64]).unwrap_or(0));
+    assert_eq!((heard.unwrap_or(0), noisy.accepted.load(Ordering::Relaxed)), (0, before));
 }
 
 /// Two looks show two hosts, and a third one another; with `stable` it is always the same, and not this one.
@@ -328,7 +365,8 @@ fn whom_an_attacker_forges_goes_on() {
         let to = SocketAddr::new(HOST.parse().expect("an address"), OPEN[0]);
         let [attacker, admin, client] = [0, 2, 3].map(scanner);
         let [mut idle, mut session, mut busy] = std::thread::scope(|scope| {
-            let addresses = [&attacker, &admin, &client].map(|address| address.parse().expect("an address"));
+            let addresses = [&attacker, &admin, &client];
+            let addresses = addresses.map(|address| SocketAddr::new(address.parse().expect("an address"), 0));
             let opens = noisy.net.inside(scope, "client", move || {
                 addresses.map(|source| open(source, to, Duration::from_secs(20)).expect("a service"))
             });

@@ -195,10 +195,18 @@ impl Family {
     fn rules(self, terms: &Terms, answer: Answer) -> Result<Vec<String>> {
         let mut rules = vec!["-i lo -j RETURN".to_owned()];
         if self.is_ipv6() {
-            // Neighbours that ask and answer, and routers: whoever is blocked can still be reached by us.
-            rules.extend([135, 136, 134].map(|kind| format!("-p ipv6-icmp -m icmp6 --icmpv6-type {kind} -j RETURN")));
+            // MLD, and routers and neighbours that ask and answer: nobody is cut off from his link.
+            let kinds = (130..=136).chain([143]);
+            rules.extend(kinds.map(|kind| format!("-p ipv6-icmp -m icmp6 --icmpv6-type {kind} -j RETURN")));
+            rules.push("-d ff00::/8 -p ipv6-icmp -j DROP".to_owned());
         }
+        // Routers among themselves: VRRP, OSPF.
+        let multicast = if self.is_ipv6() { "ff00::/8" } else { "224.0.0.0/4" };
+        rules.push(format!("-d {multicast} ! -p udp -j RETURN"));
         if !terms.cut_established {
+            // It would open anew what is remembered.
+            let syn = "-p tcp -m tcp --tcp-flags SYN,RST,ACK SYN";
+            rules.push(format!("{syn} -m conntrack --ctstate RELATED,ESTABLISHED -j DROP"));
             rules.push("-m conntrack --ctstate RELATED,ESTABLISHED -j RETURN".to_owned());
         }
         // No more answers than that, and nobody's flood comes back.
@@ -221,21 +229,16 @@ impl Family {
         Ok(rules.into_iter().map(|rule| format!("-A {CHAIN} {rule}")).collect())
     }
 
-    /// The rule of `hook` that leads to it, without the hook's name. What is for others behind this host is none of ours
-    /// once it goes on, also where our own connections are cut.
-    fn jump(self, hook: &str) -> String {
-        let set = format!("-m set --match-set {} src", SETS[self.number()]);
-        match hook {
-            "FORWARD" => format!("{set} -m conntrack ! --ctstate RELATED,ESTABLISHED -j {CHAIN}"),
-            _ => format!("{set} -j {CHAIN}"),
-        }
+    /// The rule that leads to it from each hook, without the hook's name.
+    fn jump(self) -> String {
+        format!("-m set --match-set {} src -j {CHAIN}", SETS[self.number()])
     }
 
     fn is_as_wanted(self, rules: &Rules, wanted: &[String], after: Option<&ChainName>) -> bool {
         let is_in_place = |hook: &str| {
             let all: Vec<&str> = rules.of(hook).collect();
             let ours: Vec<usize> = (0..all.len()).filter(|&at| is_ours(all[at])).collect();
-            let jump = format!("-A {hook} {}", self.jump(hook));
+            let jump = format!("-A {hook} {}", self.jump());
             ours == [rules.place(hook, after)] && all[ours[0]] == jump
         };
         rules.of(CHAIN).eq(wanted.iter().map(String::as_str)) && HOOKS.into_iter().all(is_in_place)
@@ -246,7 +249,7 @@ impl Family {
         let mut tries = 0;
         loop {
             let rules = Rules::ask(self.program())?;
-            let jumps = HOOKS.map(|hook| format!("-I {hook} {} {}", rules.place(hook, after) + 1, self.jump(hook)));
+            let jumps = HOOKS.map(|hook| format!("-I {hook} {} {}", rules.place(hook, after) + 1, self.jump()));
             let old = rules.jumps().filter(|rule| HOOKS.iter().any(|hook| rule.starts_with(&format!("-A {hook} "))));
             let lines = old.map(without).chain(jumps).chain(wanted.iter().cloned()).collect::<Vec<_>>();
             let text = format!("*filter\n:{CHAIN} - [0:0]\n{}\nCOMMIT\n", lines.join("\n"));
