@@ -55,9 +55,13 @@ fn tables_of_others_come_and_go() {
 #[test]
 fn it_is_the_same_table_that_comes_back() {
     let block = "BLOCK_TCP=\"1\"\nBLOCK_UDP=\"1\"\nKILL_NFT=\"drop\"\n";
-    for (number, more) in ["", block, "SCAN_TRIGGER=\"4\"\n", &block.replace("drop", "reject")].into_iter().enumerate()
-    {
+    let answers = ["reject", "chaos", "noise", "noise"].map(|answer| block.replace("drop", answer));
+    let others = ["", block, "SCAN_TRIGGER=\"4\"\n"].map(str::to_owned);
+    for (number, more) in others.iter().chain(&answers).enumerate() {
         let (net, home) = (Net::new(&format!("same{number}")), Home::new());
+        if number == others.len() + answers.len() - 1 {
+            home.write("/etc/harden-portsentry/policy.toml", "[block]\nnoise = \"stable\"\n");
+        }
         let daemon = Daemon::at_home(&net, &home, "1-20,80,443-445", more);
         // From now on it has no nft.
         let pid = daemon.pid().as_raw_nonzero().to_string();

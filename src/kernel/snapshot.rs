@@ -113,19 +113,18 @@ impl Taking<'_> {
             // Which the kernel wants of each set that is made in a transaction.
             Some(attribute(SET_ID, &number.to_be_bytes()))
         })?;
-        // Before the rules: a set without a name takes none once a rule uses it.
+        let own = terminated(self.table);
+        // The kernel lists the chains of all tables.
+        let is_own = |found: &[u8]| (find(found, TABLE_NAME).as_deref() == Some(&own[..])).then(Vec::new);
+        self.get(&CHAIN, NLM_F_DUMP, &name, &mut whole, &mut |found| is_own(found))?;
+        // Behind the chains, to which a map of verdicts leads, and before the rules: a set without a name takes none once a
+        // rule uses it.
         for set in lasting {
             let of_set = [name.clone(), attribute(NAME, &set)].concat();
             self.get(&ELEMENTS, NLM_F_DUMP, &of_set, &mut whole, &mut |_| Some(Vec::new()))?;
         }
         self.get(&OBJECT, NLM_F_DUMP, &name, &mut whole, &mut |_| Some(Vec::new()))?;
-        let own = terminated(self.table);
-        for kind in [&CHAIN, &RULE] {
-            self.get(kind, NLM_F_DUMP, &name, &mut whole, &mut |found| {
-                // The kernel lists the chains of all tables.
-                (find(found, TABLE_NAME).as_deref() == Some(&own[..])).then(Vec::new)
-            })?;
-        }
+        self.get(&RULE, NLM_F_DUMP, &name, &mut whole, &mut |found| is_own(found))?;
         Ok(whole)
     }
 
