@@ -33,7 +33,7 @@ pub fn safe_networks(context: &Context) -> Vec<Safe> {
     for safe in &settings.safe {
         add(safe.value, "named in policy.toml".to_owned());
     }
-    for client in settings.ssh_clients.iter().chain(&settings.new_ssh_client) {
+    for client in settings.ssh_clients.iter().chain(&settings.new_ssh_clients) {
         add(client.address.into(), format!("ssh client, confirmed {}", client.confirmed));
     }
     for one in network.addresses.iter().filter(|one| !one.address.is_loopback() && !comes_and_goes(one)) {

@@ -22,14 +22,17 @@ pub fn step(context: &Context, draft: &mut Draft) -> Result<Step> {
         step.warn(warning.clone());
     }
     step.changes.extend(program(context)?.map(Change::Program));
-    if let Some(client) = &context.settings.new_ssh_client {
+    let clients = &context.settings.new_ssh_clients;
+    if !clients.is_empty() {
         let path = &context.settings.policy_path;
         let old = match draft.content(path)? {
             Content::Bytes(bytes) => bytes,
             Content::Absent | Content::Unknown => Vec::new(),
         };
-        let text = add_ssh_client(&String::from_utf8_lossy(&old), client)?;
-        let why = format!("you are logged in from {}; it is never blocked from now on", client.address);
+        let old = String::from_utf8_lossy(&old).into_owned();
+        let text = clients.iter().try_fold(old, |text, client| add_ssh_client(&text, client))?;
+        let from: Vec<String> = clients.iter().map(|client| client.address.to_string()).collect();
+        let why = format!("you are logged in from {}; it is never blocked from now on", from.join(" and "));
         step.file(draft.put(path, text.as_bytes(), 0o644, FileKind::Whole, &why)?);
     }
     Ok(step)

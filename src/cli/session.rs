@@ -3,7 +3,7 @@
 use anyhow::Result;
 use dialoguer::Confirm;
 
-use crate::host::{Facts, Host, ssh_client};
+use crate::host::{Facts, Host, ssh_clients};
 use crate::settings::{Flags, Loaded, Settings, SshClient, propose};
 
 use super::arguments::Common;
@@ -50,10 +50,10 @@ pub fn settings(host: &Host, facts: &Facts, flags: &Flags, may_ask: bool) -> Res
         }
     };
     if host.is_live() {
-        settings.new_ssh_client = ssh_client()
-            .filter(|client| !client.is_loopback() && !settings.covers(*client))
-            .filter(|client| !facts.network.addresses.iter().any(|own| own.address == *client))
-            .map(|address| SshClient { address, confirmed: today() });
+        let is_own = |client: &std::net::IpAddr| facts.network.addresses.iter().any(|own| own.address == *client);
+        let new = ssh_clients().into_iter().filter(|client| !client.is_loopback() && !settings.covers(*client));
+        settings.new_ssh_clients =
+            new.filter(|client| !is_own(client)).map(|address| SshClient { address, confirmed: today() }).collect();
     }
     Ok(settings)
 }

@@ -42,7 +42,7 @@ pub use network::{Network, SourcedAddress};
 pub use nflog::{hears_nothing, nflog_groups};
 pub use packages::{Candidate, Installed, Packages, Simulation, no_such_package};
 pub use processes::Process;
-pub use ssh_client::ssh_client;
+pub use ssh_client::ssh_clients;
 pub use units::{ServiceManager, UnitState, Units};
 pub use users::{EMBEDDED_USER, SYSUSERS};
 

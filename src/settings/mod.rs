@@ -68,8 +68,8 @@ pub struct Settings {
     pub safe: Vec<Sourced<IpNet>>,
     /// Clients of ssh sessions that ran apply, confirmed: never blocked.
     pub ssh_clients: Vec<SshClient>,
-    /// The client of the ssh session that this runs in, if it is not safe yet: apply's yes confirms it.
-    pub new_ssh_client: Option<SshClient>,
+    /// The clients of the ssh session that this runs in which are not safe yet: apply's yes confirms them.
+    pub new_ssh_clients: Vec<SshClient>,
     /// Where policy.toml is or would be.
     pub policy_path: PathBuf,
     /// What the person should know about these values, though they are valid.
@@ -142,7 +142,7 @@ impl Settings {
             mend_sshd_jail: policy.mend_sshd_jail,
             safe: policy.safe,
             ssh_clients: policy.ssh_clients,
-            new_ssh_client: None,
+            new_ssh_clients: Vec::new(),
             policy_path: flags.policy.clone(),
             warnings,
         })))

@@ -241,8 +241,11 @@ pub fn the_ssh_client_of_apply_stays_safe(suite: Suite) {
         "ssh -q -i {} -b {admin} -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o BatchMode=yes root@192.168.66.1",
         key.display()
     );
-    bed.attack(&format!("{ssh} '{PROGRAM} apply --yes'")).succeeds().says(admin);
-    assert!(bed.read("/etc/harden-portsentry/policy.toml").contains(admin), "it is kept in the policy");
+    // In a window of tmux that was made in an earlier session, from elsewhere.
+    let earlier = "SSH_CONNECTION=\"203.0.113.13 40000 192.168.66.1 22\"";
+    bed.attack(&format!("{ssh} 'env {earlier} {PROGRAM} apply --yes'")).succeeds().says(admin);
+    let policy = bed.read("/etc/harden-portsentry/policy.toml");
+    assert!(policy.contains(admin) && !policy.contains("203.0.113.13"), "it is kept in the policy: {policy}");
     bed.run(&format!("env -i PATH=/usr/bin:/bin {PROGRAM} apply --yes")).succeeds().says("nothing to change");
     bed.wait_until_it_listens();
     bed.scan(admin);
