@@ -11,7 +11,7 @@ use serde::Serialize;
 use super::control::KILL_ROUTE;
 use super::record::cleaned;
 use crate::history;
-use crate::host::{CHAOS_RULE, Generation, Host, JAIL_FILE, Packages, RuleList, is_block};
+use crate::host::{CHAOS_RULE, Generation, Host, JAIL_FILE, Packages, Process, RuleList, is_block};
 use crate::syntax::hosts_access::denied_address;
 use crate::syntax::portsentry_conf::PortsentryConf;
 
@@ -103,23 +103,28 @@ pub fn forget(host: &Host, generation: Generation, is_blocked: impl Fn(IpAddr) -
         return Ok(Memory::Clear);
     }
     if generation.is_1_2() {
-        let is_kept = |line: &[u8]| history::address(String::from_utf8_lossy(line).trim_end()).is_none_or(&is_blocked);
-        for path in FILES_OF_1_2 {
-            keep_lines(host, Path::new(path), is_kept)?;
-        }
+        edit_files_of_1_2(host, is_blocked)?;
         return Ok(Memory::Edited);
     }
     restart(host, generation)?;
     Ok(Memory::Restarted)
 }
 
-/// Has it forget everybody.
-fn restart(host: &Host, generation: Generation) -> Result<()> {
-    generation.units().iter().try_for_each(|unit| {
-        host.restart(unit).with_context(|| {
+/// Takes out of them whom `is_remembered` does not name.
+fn edit_files_of_1_2(host: &Host, is_remembered: impl Fn(IpAddr) -> bool) -> Result<()> {
+    let is_kept = |line: &[u8]| history::address(String::from_utf8_lossy(line).trim_end()).is_none_or(&is_remembered);
+    FILES_OF_1_2.iter().try_for_each(|path| keep_lines(host, Path::new(path), is_kept).map(drop))
+}
+
+/// Has it forget everybody, as far as it runs; whether it does.
+fn restart(host: &Host, generation: Generation) -> Result<bool> {
+    let runs = !Process::named(&["portsentry"]).is_empty();
+    for unit in generation.units() {
+        host.restart_if_it_runs(unit, runs).with_context(|| {
             format!("portsentry remembers it, and blocks it no more until it is restarted: systemctl restart {unit}")
-        })
-    })
+        })?;
+    }
+    Ok(runs)
 }
 
 /// Takes the lines out of a file that are not to be kept; how many these were.
@@ -224,10 +229,12 @@ pub fn free(host: &Host, generation: Generation, addresses: &BTreeSet<IpAddr>) -
     freed.lines = keep_lines(host, Path::new(HOSTS_DENY), |line| {
         denied_address(&String::from_utf8_lossy(line)).is_none_or(|address| !addresses.contains(&address))
     })?;
-    // Also 1.2, which may have packets of the scan waiting behind a name server that does not answer.
     if remembered(host, generation)?.iter().any(|address| addresses.contains(address)) {
-        restart(host, generation)?;
-        freed.restarted = true;
+        if generation.is_1_2() {
+            edit_files_of_1_2(host, |address| !addresses.contains(&address))?;
+        }
+        // Also 1.2, which may have packets of the scan waiting behind a name server that does not answer.
+        freed.restarted = restart(host, generation)?;
     }
     Ok(freed)
 }

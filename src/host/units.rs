@@ -192,6 +192,18 @@ impl Host {
         self.act(unit, "restart")
     }
 
+    /// Restarts `unit`, and leaves it alone if it does not run; without systemd `runs` says whether it does.
+    ///
+    /// # Errors
+    /// As [`Host::restart`].
+    pub fn restart_if_it_runs(&self, unit: &str, runs: bool) -> Result<()> {
+        match self.service_manager() {
+            ServiceManager::Systemd => self.act(unit, "try-restart"),
+            _ if runs => self.restart(unit),
+            _ => Ok(()),
+        }
+    }
+
     /// Stops `unit`; one that does not run is no error.
     ///
     /// # Errors
@@ -207,7 +219,7 @@ impl Host {
             ServiceManager::Forbidden(_) if verb == "stop" => Ok(()),
             ServiceManager::Forbidden(why) => bail!("cannot {verb} {unit}: {why}"),
             ServiceManager::Systemd => {
-                if verb == "restart" {
+                if verb.ends_with("restart") {
                     // Five starts in ten seconds hit the start limit, and then even a good one is refused (trap 19).
                     Invocation::new("systemctl", &["reset-failed", unit]).run()?;
                 }

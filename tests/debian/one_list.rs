@@ -76,6 +76,13 @@ pub fn who_is_freed_in_one_list_is_free_in_the_other(suite: Suite) {
     bed.ok("fail2ban-client set portsentry bantime 86400");
     caught(OTHER_OUTSIDER); // what fail2ban did before it has ended
     assert!(bed.firewall_names(OUTSIDER), "the block has a term of its own: {}", bed.firewall());
+
+    // Who is stopped stays so, whomever it remembers.
+    if !is_embedded() {
+        bed.ok("systemctl stop 'portsentry*.service'");
+        bed.tool(&format!("unblock {OTHER_OUTSIDER}")).succeeds();
+        bed.run("pgrep -x portsentry").fails();
+    }
 }
 
 /// A block that is over is so for everybody: kernel, TCP wrappers, fail2ban, and the portsentry that would not block again whom
