@@ -8,10 +8,10 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, anyhow, bail};
 use dialoguer::Confirm;
 
-use crate::article::{BUILT_IGNORE_LIST, Described, HOSTS_DENY, describe, ends_blocks, leaves};
+use crate::article::{BUILT_IGNORE_LIST, Described, HOSTS_DENY, describe, ends_blocks, leaves, safe_networks};
 use crate::blocks::{self, end_metrics};
 use crate::checks::{self, Outcome};
-use crate::host::{EMBEDDED_USER, Facts, Generation, Host, Lock, ServiceManager, age, local, ssh_client};
+use crate::host::{EMBEDDED_USER, Facts, Generation, Host, Lock, ServiceManager, age, local, ssh_clients};
 use crate::plan::{Execution, FileChange, FileKind, Plan, Run, RunState, Runs, Stopped, UnitAction, execute};
 use crate::report::{AppliedReport, Page, Report, ago};
 use crate::settings::Settings;
@@ -165,7 +165,8 @@ fn consent(common: &Common, options: &ApplyOptions, session: &Session) -> Result
     {
         return Err(Declined.into());
     }
-    let by_ssh = session.host.is_live() && session.facts.manager == ServiceManager::Systemd && ssh_client().is_some();
+    let by_ssh =
+        session.host.is_live() && session.facts.manager == ServiceManager::Systemd && !ssh_clients().is_empty();
     if by_ssh && options.confirm_within.is_none() {
         eprintln!("You are here by ssh: `apply --confirm-within 60s` takes it back by itself, should it lock you out.");
     }
@@ -258,7 +259,9 @@ fn write_and_restart(
     if !moved.is_empty() {
         // What says how they are blocked first, and then they, for the lines and the jail that say who they are go with the rest.
         execution.files_of(plan, &[blocks::CONF, Generation::Embedded.conf()])?;
-        for why in take_over(described.context.host, &moved)? {
+        let safe = safe_networks(&described.context);
+        let is_safe = |address| safe.iter().any(|one| one.network.contains(&address));
+        for why in take_over(described.context.host, &moved, is_safe)? {
             eprintln!("harden-portsentry: {why}");
         }
     }

@@ -15,7 +15,7 @@ use crate::blocks::package::{self, Freed};
 use crate::blocks::{self, Blocks, Busy, By, Difference, Guard, IgnoreList, Ledger, Now, PacketFilter};
 use crate::daemon::Config;
 use crate::host::{Generation, Host, local};
-use crate::settings::{POLICY, Policy, Response};
+use crate::settings::{IN_ALL, POLICY, Policy, Response, Terms};
 
 use super::arguments::{Asker, BlockOptions, Common, Format, UnblockOptions};
 use super::{Exit, print};
@@ -153,24 +153,27 @@ fn free_elsewhere(address: Option<IpAddr>, lifts_bans: bool) -> Result<(Freed, u
     Ok((freed, banned.len()))
 }
 
-/// Blocks whom others block by rules of their own, for the term of who came back, and takes these rules away. What is refused is
-/// said.
+/// Blocks whom others block by rules of their own, for the term of who came back, but for those who are `safe`, and takes these
+/// rules away. What is refused is said.
 ///
 /// # Errors
 /// The ledger or the kernel refuses, or iptables does; what was moved by then is.
-pub fn take_over(host: &Host, addresses: &BTreeSet<IpAddr>) -> Result<Vec<String>> {
+pub fn take_over(host: &Host, addresses: &BTreeSet<IpAddr>, is_safe: impl Fn(IpAddr) -> bool) -> Result<Vec<String>> {
     let term = Policy::read(Path::new(POLICY))?.block.term;
     let length = term.map_or(Wanted::Ever, |term| Wanted::Seconds(term.as_secs()));
+    // Who is in the ledger has a term of his own.
     let blocked = blocks::blocked()?;
+    let new: Vec<IpAddr> = addresses.difference(&blocked).copied().filter(|&address| !is_safe(address)).collect();
+    let why = "blocked before, by a rule, a line or a ban of its own";
+    let block = |&address| Request::Block { address, length, by: By::Portsentry, why: why.to_owned() };
+    let answers = answers_to(&new.iter().map(block).collect::<Vec<_>>())?;
     let mut refused = Vec::new();
     let mut moved = addresses.clone();
-    // Who is in the ledger has a term of his own.
-    for &address in addresses.difference(&blocked) {
-        let why = "blocked before, by a rule, a line or a ban of its own".to_owned();
-        if let Answer::Refused(why) = answer_to(Request::Block { address, length, by: By::Portsentry, why })? {
+    for (address, answer) in new.iter().zip(answers) {
+        if let Answer::Refused(why) = answer {
             // A rule that shuts out somebody for whom there is no room stays.
-            moved.remove(&address);
-            refused.push(format!("{why}; a rule that blocks it is left as it is"));
+            moved.remove(address);
+            refused.push(format!("{why}; a rule of the firewall that blocks it is left as it is"));
         }
     }
     package::free_of_rules(host, &moved)?;
@@ -282,23 +285,29 @@ fn live(common: &Common) -> Result<()> {
 
 /// Asks the daemon, or does it in its place if none runs.
 fn ask(request: Request) -> Result<Answer> {
-    match answer_to(request)? {
-        Answer::Refused(why) => Err(anyhow!("{why}")),
-        answer => Ok(answer),
+    match answers_to(&[request])?.pop() {
+        Some(Answer::Refused(why)) => Err(anyhow!("{why}")),
+        answer => answer.context("nobody answered"),
     }
 }
 
-/// The same, and what is refused is an answer.
-fn answer_to(request: Request) -> Result<Answer> {
+/// The same for many, an answer for each; what is refused is one as well.
+fn answers_to(requests: &[Request]) -> Result<Vec<Answer>> {
     let start = Instant::now();
+    let mut answers = Vec::new();
     loop {
-        if let Some(answer) = control::ask(&request)? {
-            return Ok(answer);
+        while let Some(request) = requests.get(answers.len()) {
+            let Some(answer) = control::ask(request)? else { break };
+            answers.push(answer);
         }
-        match open(matches!(request, Request::Block { .. })) {
+        let left = &requests[answers.len()..];
+        if left.is_empty() {
+            return Ok(answers);
+        }
+        match open(left.iter().any(|request| matches!(request, Request::Block { .. }))) {
             Ok((blocks, ledger, told)) => {
                 tell(&told);
-                return serve(request, blocks, ledger);
+                answers.extend(serve(left, blocks, ledger)?);
             }
             Err(error) if error.is::<Busy>() && start.elapsed() < PATIENCE => {
                 std::thread::sleep(Duration::from_millis(20));
@@ -315,12 +324,14 @@ fn answer_to(request: Request) -> Result<Answer> {
 }
 
 /// Does what is asked for in the daemon's place.
-fn serve(request: Request, mut blocks: Blocks, mut ledger: Ledger) -> Result<Answer> {
+fn serve(requests: &[Request], mut blocks: Blocks, mut ledger: Ledger) -> Result<Vec<Answer>> {
     let now = Now::read();
-    let (answer, records) = blocks.serve(request, now);
-    if let Answer::Refused(_) = answer {
-        return Ok(answer);
+    let (answers, records): (Vec<_>, Vec<_>) =
+        requests.iter().map(|request| blocks.serve(request.clone(), now)).unzip();
+    if answers.iter().all(|answer| matches!(answer, Answer::Refused(_))) {
+        return Ok(answers);
     }
+    let records = records.concat();
     let done = "it is done in the kernel";
     let all = || blocks.records(now);
     let written = if ledger.is_behind() { ledger.write_anew(&all()) } else { ledger.append(&records) };
@@ -332,7 +343,7 @@ fn serve(request: Request, mut blocks: Blocks, mut ledger: Ledger) -> Result<Ans
         let _ = ledger.write_anew(&all());
     }
     blocks.publish(now).context("TCP wrappers do not know of it").context(done)?;
-    Ok(answer)
+    Ok(answers)
 }
 
 fn refusal(answer: Answer) -> anyhow::Error {
@@ -349,11 +360,21 @@ fn tell(told: &[String]) {
 /// As the daemon of this host would. Who is never blocked has to be known to block somebody, and to nobody else: what is
 /// blocked comes back and is freed whatever is wrong with the configuration.
 fn open(is_to_block: bool) -> Result<(Blocks, Ledger, Vec<String>)> {
-    let policy = Policy::read(Path::new(POLICY))?;
-    let (answer, guard, problem) = match of_configuration(&policy) {
-        Ok((answer, guard)) => (answer, guard, None),
-        Err(error) if is_to_block => return Err(error),
-        Err(error) => (None, Guard::read(&policy, IgnoreList::default(), Path::new(""))?, Some(format!("{error:#}"))),
+    let mut problems = Vec::new();
+    let policy = match Policy::read(Path::new(POLICY)) {
+        Err(error) if !is_to_block => {
+            problems.push(format!("{error:#}"));
+            // Nobody is freed for want of room.
+            Policy { block: Terms { in_all: IN_ALL, ..Terms::default() }, ..Policy::of_nobody()? }
+        }
+        policy => policy?,
+    };
+    let (answer, guard) = match of_configuration(&policy) {
+        Err(error) if !is_to_block => {
+            problems.push(format!("{error:#}"));
+            (None, Guard::read(&policy, IgnoreList::default(), Path::new(""))?)
+        }
+        known => known?,
     };
     let answer = answer.unwrap_or(match policy.response.value {
         Response::Reject => blocks::Answer::Reject,
@@ -361,7 +382,7 @@ fn open(is_to_block: bool) -> Result<(Blocks, Ledger, Vec<String>)> {
         _ => blocks::Answer::Drop,
     });
     let (blocks, ledger, mut told) = Blocks::open(policy.block, answer, &packet_filter()?, guard)?;
-    told.extend(problem);
+    told.extend(problems);
     Ok((blocks, ledger, told))
 }
 

@@ -137,6 +137,14 @@ impl Policy {
         Policy::parse(&text, path)
     }
 
+    /// As where there is no file.
+    ///
+    /// # Errors
+    /// None.
+    pub fn of_nobody() -> Result<Policy> {
+        Policy::parse("", Path::new(POLICY))
+    }
+
     fn parse(text: &str, path: &Path) -> Result<Policy> {
         let document = Document::parse(text).map_err(|error| shown(&error, text, path))?;
         let raw: Raw = toml_edit::de::from_str(text).map_err(|error| with_suggestion(&error, text, path))?;

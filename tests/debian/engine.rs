@@ -231,24 +231,30 @@ pub fn what_was_blocked_before_comes_into_the_ledger(suite: Suite) {
     // Stock, 2.0 writes none.
     let has_line = || bed.read("/etc/hosts.deny").contains(OUTSIDER);
     wait_for(seconds(30), "a line", || has_line() == suite.has_portsentry_1());
-    assert!(!bed.ssh_answers(OUTSIDER));
+    // He is one of us from now on.
+    bed.scan(OTHER_OUTSIDER);
+    wait_for(seconds(30), "a rule", || bed.ok("iptables -S INPUT").contains(OTHER_OUTSIDER));
+    bed.set_policy(&format!("safe = [\"{OTHER_OUTSIDER}\"]\n"));
+    assert!(!bed.ssh_answers(OUTSIDER) && !bed.ssh_answers(OTHER_OUTSIDER));
     let before = bed.read("/etc/hosts.deny");
 
     // On one of them the embedded one takes over.
     let engine = if suite == Suite::Trixie { "embedded" } else { "package" };
-    let diff = bed.tool(&format!("diff --engine {engine}")).exits(2).says(&format!("move {OUTSIDER} ")).stdout;
+    let diff = bed.tool(&format!("diff --engine {engine}")).exits(2).says("move").says(&format!("{OUTSIDER} ")).stdout;
+    assert!(diff.contains(&format!("{OTHER_OUTSIDER} is never blocked")), "{diff}");
     assert_eq!(diff.contains("-ALL: 203.0.113.9 : DENY"), suite.has_portsentry_1(), "{diff}");
     bed.tool(&format!("apply --yes --engine {engine}"))
         .succeeds()
         .says("rules as Debian's portsentry makes them")
         .says("until you remove them: 198.51.100.1");
-    assert!(!bed.ssh_answers(OUTSIDER));
+    assert!(!bed.ssh_answers(OUTSIDER) && bed.ssh_answers(OTHER_OUTSIDER), "{}", bed.firewall());
     let rules = bed.ok("iptables -S INPUT");
-    assert!(!rules.contains(OUTSIDER) && rules.contains("198.51.100.1"), "{rules}");
+    assert!(!rules.contains(OUTSIDER) && !rules.contains(OTHER_OUTSIDER) && rules.contains("198.51.100.1"), "{rules}");
     let denied = bed.read("/etc/hosts.deny");
     assert!(!denied.contains(OUTSIDER) && denied.contains("198.51.100.1"), "{denied}");
     let listed = bed.tool("blocked").succeeds().says("blocked before").stdout;
-    assert!(listed.contains(OUTSIDER) && !listed.contains("198.51.100.1"), "{listed}");
+    assert!(listed.contains(&format!("{OUTSIDER} ")), "{listed}");
+    assert!(!listed.contains(OTHER_OUTSIDER) && !listed.contains("198.51.100.1"), "{listed}");
     bed.tool("verify").succeeds();
     bed.apply().says("nothing to change");
 
