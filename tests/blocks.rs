@@ -86,6 +86,15 @@ fn by_hand_with_a_daemon_and_without() {
     assert_eq!(document["blocked"][0]["in_kernel"], true);
     assert_eq!(run(&net, &home, &["unblock", "--all"]), ("One host is free.\n".to_owned(), true));
     assert!(blocked(&net).is_empty());
+
+    // Who is free already is forgotten, also by whoever reads the ledger.
+    run(&net, &home, &["block", "203.0.113.9", "--for", "1s"]);
+    wait_until("the end of it", || blocked(&net).is_empty());
+    assert_eq!(run(&net, &home, &["unblock", "203.0.113.9"]), ("203.0.113.9 was not blocked.\n".to_owned(), true));
+    run(&net, &home, &["block", "203.0.113.9"]);
+    let (json, _) = run(&net, &home, &["blocked", "--format", "json"]);
+    let document: serde_json::Value = serde_json::from_str(&json).expect("JSON");
+    assert_eq!(document["blocked"][0]["times"], 1, "{json}");
 }
 
 /// A boot: the kernel knows nobody, and the ledger does.
@@ -104,6 +113,21 @@ fn what_the_ledger_says_is_there_again_after_a_boot() {
     assert_eq!(blocked(&net), set(["203.0.113.9", "2001:db8::9"]));
     let text = net.run("host", "nft", &["list", "table", "inet", TABLE]);
     assert!(text.contains("{ 203.0.113.9 }") && text.contains("2001:db8::9 timeout 59m"), "{text}");
+
+    // Whatever is wrong with policy.toml, which may name who must never be blocked: so nobody else is.
+    home.write("/etc/harden-portsentry/policy.toml", "bantme = \"1d\"\n");
+    net.nft("host", "flush ruleset");
+    let (said, ok) = run(&net, &home, &["restore"]);
+    assert!(
+        ok && said.contains("line 1: unknown field `bantme`") && said.contains("2 hosts are blocked.\n"),
+        "{said}"
+    );
+    assert_eq!(blocked(&net), set(["203.0.113.9", "2001:db8::9"]));
+    let (said, ok) = run(&net, &home, &["unblock", "203.0.113.9"]);
+    assert!(ok && said.contains("203.0.113.9 is free.\n"), "{said}");
+    let (said, ok) = run(&net, &home, &["block", "203.0.113.10"]);
+    assert!(!ok && said.contains("unknown field `bantme`"), "{said}");
+    assert_eq!(blocked(&net), set(["2001:db8::9"]));
 }
 
 /// A daemon that runs has lost none, and mends what somebody took out of the sets when it is asked.
@@ -431,10 +455,16 @@ fn what_is_behind_this_host() {
                 socket
             };
             let (inside, outside) = (|| bound("box", neighbourhood::BOX.to_owned()), || bound("client", scanner(0)));
-            assert!(knock() && is_answered(&outside(), &inside()), "{answer}: nobody is blocked");
+            // The first fragment is too short for the flags.
+            let in_fragments = || {
+                let words =
+                    ["-sS", "-f", "-Pn", "-n", "--max-retries", "1", "-p", "8080", "-S", &scanner(0), "-e", "lan"];
+                net.run("client", "nmap", &[&words[..], &[neighbourhood::BOX]].concat()).contains("8080/tcp open")
+            };
+            assert!(knock() && in_fragments() && is_answered(&outside(), &inside()), "{answer}: nobody is blocked");
             let (said, ok) = run(&net, &home, &["block", &scanner(0)]);
             assert!(ok, "{said}");
-            assert!(!knock() && !is_answered(&outside(), &inside()), "{answer}: it is blocked");
+            assert!(!knock() && !in_fragments() && !is_answered(&outside(), &inside()), "{answer}: it is blocked");
             assert!(is_answered(&inside(), &outside()), "{answer}: what is behind this host asked");
             assert!(!is_answered(&outside(), &inside()), "{answer}: it is blocked");
         });
@@ -448,6 +478,28 @@ fn is_answered(client: &UdpSocket, service: &UdpSocket) -> bool {
     let Ok((_, from)) = service.recv_from(&mut room) else { return false };
     service.send_to(b"answer", from).expect("sent");
     client.recv_from(&mut room).is_ok()
+}
+
+/// What routers say to each other goes on: a packet in the name of one of them must not make two masters of a VRRP group.
+#[test]
+fn routers_hear_each_other() {
+    for answer in ["drop", "reject", "noise", "chaos"] {
+        let (net, home) = (Net::new(&format!("vrrp-{answer}")), Home::new());
+        let _daemon = Daemon::at_home(&net, &home, "1-1023", &BLOCK.replace("drop", answer));
+        let (said, ok) = run(&net, &home, &["block", neighbourhood::CLIENT]);
+        assert!(ok, "{said}");
+        let heard = home.path("/run/heard");
+        let hearing = "IP4-RECV:112,ip-add-membership=224.0.0.18:lan";
+        let mut listener = net.spawn("host", "socat", &["-u", hearing, &format!("CREATE:{}", heard.display())]);
+        wait_until("a listener", || heard.exists());
+        wait_until("a word of the other router", || {
+            let to = format!("IP4-SENDTO:224.0.0.18:112,ip-multicast-if={}", neighbourhood::CLIENT);
+            net.run("client", "sh", &["-c", &format!("echo I am the master | socat -u - {to}")]);
+            fs::read_to_string(&heard).is_ok_and(|text| text.contains("master"))
+        });
+        let _ = listener.kill();
+        let _ = listener.wait();
+    }
 }
 
 /// Protocols without ports, as tunnels are: what this host speaks with a blocked one goes on, what that one begins does not.

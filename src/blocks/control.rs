@@ -9,7 +9,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -102,7 +102,7 @@ impl Answer {
     }
 }
 
-/// Asks the daemon; `None` if none listens.
+/// Asks the daemon; `None` if none listens, or it is about to end and does not answer any more.
 ///
 /// # Errors
 /// It listens and does not answer, or what cannot be read.
@@ -116,12 +116,13 @@ pub fn ask(request: &Request) -> Result<Option<Answer>> {
     stream.set_read_timeout(Some(PATIENCE)).with_context(doing)?;
     stream.set_write_timeout(Some(PATIENCE)).with_context(doing)?;
     let question = serde_json::to_string(request).context("cannot write a question")?;
-    writeln!(&stream, "{question}").with_context(doing)?;
-    let line = line_of(&stream, ANSWER).with_context(doing)?;
-    if line.is_empty() {
-        bail!("{}: it ended", doing());
+    let answer = writeln!(&stream, "{question}").and_then(|()| line_of(&stream, ANSWER));
+    match answer {
+        Ok(line) if line.is_empty() => Ok(None),
+        Ok(line) => read_answer(&line).map(Some),
+        Err(error) if matches!(error.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset) => Ok(None),
+        Err(error) => Err(error).with_context(doing),
     }
-    read_answer(&line).map(Some)
 }
 
 fn read_answer(line: &str) -> Result<Answer> {

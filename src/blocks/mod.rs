@@ -299,9 +299,9 @@ impl Blocks {
         let addresses: Vec<IpAddr> = addresses.iter().map(IpAddr::to_canonical).collect();
         self.table.free(&addresses)?;
         let why = cleaned(why);
-        let freed: Vec<Record> =
-            addresses.iter().filter_map(|&address| self.state.free(address, By::Hand, &why, now)).collect();
-        Ok((control::Answer::Freed(freed.iter().map(|record| record.address).collect()), freed))
+        let blocked = addresses.iter().copied().filter(|&address| self.is_blocked(address, now)).collect();
+        let records = addresses.iter().filter_map(|&address| self.state.free(address, By::Hand, &why, now)).collect();
+        Ok((control::Answer::Freed(blocked), records))
     }
 
     /// Has the kernel block all who are blocked, and nobody else but those of whom nobody has heard yet: these are blocked from

@@ -226,16 +226,11 @@ impl State {
         Outcome::Block(length, self.record(address, now))
     }
 
-    /// Frees `address`; what is to be written down, if it was blocked. It is forgotten: no return will be held against it.
+    /// Frees `address`; what is to be written down, if it was blocked, or had been and was remembered. It is forgotten: no
+    /// return will be held against it.
     pub fn free(&mut self, address: IpAddr, by: By, why: &str, now: Now) -> Option<Record> {
-        let entry = self.remove(address)?;
-        entry.is_live(now.boot).then(|| Record {
-            at: now.calendar_at(now.boot),
-            address,
-            what: What::Freed,
-            by,
-            why: why.to_owned(),
-        })
+        self.remove(address)?;
+        Some(Record { at: now.calendar_at(now.boot), address, what: What::Freed, by, why: why.to_owned() })
     }
 
     /// Puts `entry` in the place of what is known of `address`, as it was before.
@@ -497,6 +492,12 @@ mod tests {
         let record = state.free(host(1), By::Hand, "a mistake", at(20)).expect("it was blocked");
         assert_eq!((record.what, state.len(), state.get(host(1))), (What::Freed, 0, None));
         assert_eq!(state.free(host(1), By::Hand, "again", at(20)), None);
+
+        // One whose time is over is forgotten as well, which is to be written down.
+        state.ask(host(1), Some(hour), By::Hand, "I say so", at(20));
+        assert_eq!(state.pass(3_600_020), [host(1)]);
+        let record = state.free(host(1), By::Hand, "forget it", at(3_600_030)).expect("it was remembered");
+        assert_eq!((record.what, state.get(host(1))), (What::Freed, None));
     }
 
     #[test]

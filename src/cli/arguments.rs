@@ -119,8 +119,8 @@ pub enum Command {
     /// Have the kernel block again whom the ledger says, as at boot
     ///
     /// For after somebody took the table of blocked hosts away, as `nft flush ruleset` does, or hosts out of its sets. A daemon
-    /// that runs does it by itself, and when it is asked by this; harden-portsentry-blocks.service does it at boot, before the
-    /// network is up. It takes root.
+    /// that runs brings back a table by itself, and hosts when it is asked by this; harden-portsentry-blocks.service does it at
+    /// boot, before the network is up, whatever is wrong with policy.toml. It takes root.
     #[command(after_help = LIST_STATUSES)]
     Restore,
     /// Ask for what is missing and write config.env and policy.toml

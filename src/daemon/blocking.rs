@@ -226,14 +226,15 @@ impl Blocking {
             if let Some(guard) = guard {
                 free.extend(self.take_guard(guard));
             }
-            let handed_over = match &request {
-                Request::Block { by: By::Portsentry, address, .. } => Some(*address),
-                _ => None,
+            let (handed_over, banned) = match &request {
+                Request::Block { by: By::Portsentry, address, .. } => (Some(*address), None),
+                Request::Block { by: By::Fail2ban, address, .. } => (None, Some(*address)),
+                _ => (None, None),
             };
             let (answer, records) = self.blocks.serve(request, now);
             let is_restored = matches!(answer, control::Answer::Restored(_));
-            if let (Some(address), control::Answer::Refused(_)) = (handed_over, &answer) {
-                // Debian's portsentry remembers him all the same, and is to forget it.
+            if let (Some(address), control::Answer::Refused(_)) = (handed_over.or(banned), &answer) {
+                // Debian's portsentry remembers him all the same, and the jail bans him; they are to forget it.
                 free.push(address);
             }
             if let control::Answer::Freed(freed) = &answer {

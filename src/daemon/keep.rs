@@ -32,6 +32,8 @@ use crate::syntax::Dialect;
 const AGAIN: Duration = Duration::from_millis(50);
 /// How often it is looked who is held for blocked and is free, at most, where somebody was freed.
 const RELEASE: Duration = Duration::from_secs(10);
+/// And no sooner than this, for others take a moment to hold for blocked whom they were refused.
+const A_MOMENT: Duration = Duration::from_secs(5);
 /// The same where nobody was: fail2ban brings back bans as it starts, which is a while after this does.
 const PATROL: Duration = Duration::from_secs(600);
 const FIRST_PATROL: Duration = Duration::from_secs(60);
@@ -78,10 +80,11 @@ pub fn keep() -> Result<()> {
         alive: sd_notify::watchdog_enabled().map(|limit| (Instant::now(), limit / 2)),
     };
     let result = keep.run(&signals);
+    // First, for whoever asks from now on asks the next one.
+    keep.blocking.end();
     if let Some(thread) = keep.release.thread {
         join_soon(thread);
     }
-    keep.blocking.end();
     reactions.end();
     output.end(writer);
     result
@@ -146,7 +149,8 @@ impl Keep {
             }
             let (freed, _) = self.blocking.attend();
             if !freed.is_empty() {
-                self.release.due = self.release.due.min(self.release.last + RELEASE);
+                let soonest = (self.release.last + RELEASE).max(Instant::now() + A_MOMENT);
+                self.release.due = self.release.due.min(soonest);
             }
             self.look_after_others();
         }
