@@ -243,7 +243,7 @@ pub fn the_ssh_client_of_apply_stays_safe(suite: Suite) {
     );
     // In a window of tmux that was made in an earlier session, from elsewhere.
     let earlier = "SSH_CONNECTION=\"203.0.113.13 40000 192.168.66.1 22\"";
-    bed.attack(&format!("{ssh} 'env {earlier} {PROGRAM} apply --yes'")).succeeds().says(admin);
+    bed.attack(&format!("{ssh} 'env {earlier} {PROGRAM} apply --yes; exit $?'")).succeeds().says(admin);
     let policy = bed.read("/etc/harden-portsentry/policy.toml");
     assert!(policy.contains(admin) && !policy.contains("203.0.113.13"), "it is kept in the policy: {policy}");
     bed.run(&format!("env -i PATH=/usr/bin:/bin {PROGRAM} apply --yes")).succeeds().says("nothing to change");
