@@ -118,10 +118,7 @@ fn what_the_ledger_says_is_there_again_after_a_boot() {
     home.write("/etc/harden-portsentry/policy.toml", "bantme = \"1d\"\n");
     net.nft("host", "flush ruleset");
     let (said, ok) = run(&net, &home, &["restore"]);
-    assert!(
-        ok && said.contains("line 1: unknown field `bantme`") && said.contains("2 hosts are blocked.\n"),
-        "{said}"
-    );
+    assert!(ok && said.contains("line 1: unknown field `bantme`") && said.contains("2 hosts are blocked.\n"), "{said}");
     assert_eq!(blocked(&net), set(["203.0.113.9", "2001:db8::9"]));
     let (said, ok) = run(&net, &home, &["unblock", "203.0.113.9"]);
     assert!(ok && said.contains("203.0.113.9 is free.\n"), "{said}");
