@@ -1,6 +1,6 @@
 //! Services: by systemd where it is process 1, by sysv scripts elsewhere, by links alone in an image.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -110,23 +110,28 @@ impl Host {
     }
 
     /// Turns the sysv script of `unit` on or off as update-rc.d does: by the first letter of its links. A script that is
-    /// on in one runlevel counts as on, for then an administrator chose the others; one without links is left alone.
+    /// on in one runlevel counts as on, for then an administrator chose the others; one without links is left alone. Where
+    /// this was cut off, a runlevel has both, and all of them are turned.
     ///
     /// # Errors
     /// A link cannot be changed.
     pub fn turn_sysv_links(&self, unit: &str, on: bool) -> Result<()> {
         let links = self.sysv_links(unit);
-        if on == links.iter().any(|(is_on, _)| *is_on) {
+        let runlevels: BTreeSet<_> = links.iter().map(|(_, path)| path.parent()).collect();
+        let was_cut_off = runlevels.len() < links.len();
+        if on == links.iter().any(|(is_on, _)| *is_on) && !was_cut_off {
             return Ok(());
         }
-        for (_, path) in links.iter().filter(|(is_on, _)| *is_on != on) {
+        let others = || links.iter().filter(|(is_on, _)| *is_on != on).map(|(_, path)| path);
+        for path in others() {
             let (Some(link), Some(name)) = (self.link(path), path.file_name().and_then(|name| name.to_str())) else {
                 continue;
             };
             let turned = format!("{}{}", if on { 'S' } else { 'K' }, &name[1..]);
             self.make_link(&Link { path: path.with_file_name(turned), target: link.target })?;
-            self.remove(path)?;
         }
+        // Once all others are there.
+        others().try_for_each(|path| self.remove(path))?;
         self.reload_units()
     }
 
