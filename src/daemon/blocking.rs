@@ -226,14 +226,13 @@ impl Blocking {
             if let Some(guard) = guard {
                 free.extend(self.take_guard(guard));
             }
-            let (handed_over, banned) = match &request {
-                Request::Block { by: By::Portsentry, address, .. } => (Some(*address), None),
-                Request::Block { by: By::Fail2ban, address, .. } => (None, Some(*address)),
-                _ => (None, None),
+            let wish = match &request {
+                Request::Block { by, address, .. } => Some((*by, *address)),
+                _ => None,
             };
             let (answer, records) = self.blocks.serve(request, now);
             let is_restored = matches!(answer, control::Answer::Restored(_));
-            if let (Some(address), control::Answer::Refused(_)) = (handed_over.or(banned), &answer) {
+            if let (Some((By::Portsentry | By::Fail2ban, address)), control::Answer::Refused(_)) = (wish, &answer) {
                 // Debian's portsentry remembers him all the same, and the jail bans him; they are to forget it.
                 free.push(address);
             }
@@ -241,7 +240,7 @@ impl Blocking {
                 free.extend(freed);
                 is_wanted |= !freed.is_empty();
             }
-            let then = if handed_over.is_some() {
+            let then = if matches!(wish, Some((By::Portsentry, _))) {
                 self.answer_at_once(&stream, &answer);
                 self.lookout.ask();
                 Then::Nothing
