@@ -32,7 +32,7 @@ pub use install::{Fallback, Offer, needs_iptables};
 pub use keeping::{CHAOS_LOOK, ends_blocks, units as keeping_units};
 use response::packet_filter;
 pub use response::{CHAOS_PACKAGE, Chosen};
-pub use safe_addresses::{Safe, allowed_networks, safe_networks};
+pub use safe_addresses::{Safe, allowed_networks, is_safe, safe_networks};
 pub use service::{by_hand, runs_as_wanted};
 
 /// The article's own headings, where it has one; else what it does there.

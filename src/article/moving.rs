@@ -9,7 +9,7 @@ use anyhow::Result;
 use crate::blocks::{self, package};
 use crate::plan::{Change, Step};
 
-use super::{Context, built_in, fail2ban, safe_networks};
+use super::{Context, built_in, fail2ban, is_safe, safe_networks};
 
 /// Whom an earlier portsentry, or its jail, blocked, and our own sets do not. Only those of whom a portsentry's own files say
 /// so: another rule, and another line, is somebody else's and stays.
@@ -40,7 +40,7 @@ pub fn plan(context: &Context, older: BTreeSet<IpAddr>, step: &mut Step) {
         }
     }
     let safe = safe_networks(context);
-    for address in older.iter().filter(|&address| safe.iter().any(|one| one.network.contains(address))) {
+    for address in older.iter().filter(|address| is_safe(&safe, **address)) {
         step.info(format!("{address} is never blocked: what shuts it out goes, and it is free"));
     }
     if !older.is_empty() {

@@ -60,6 +60,11 @@ pub fn safe_networks(context: &Context) -> Vec<Safe> {
     kept
 }
 
+/// Whether one of these covers `address`.
+pub fn is_safe(safe: &[Safe], address: IpAddr) -> bool {
+    safe.iter().any(|one| one.network.contains(&address))
+}
+
 /// Whether the address is another one each time Docker, or a container, starts: the link-local one of an interface that is
 /// made for it, and any of a bridge that Docker made for a network of its own. Were it listed, the list would never be right
 /// for long. Whoever keeps the blocks asks the kernel for this host's addresses, these among them.

@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 
-use crate::article::{CHAOS_LOOK, Context, built_in, safe_networks};
+use crate::article::{CHAOS_LOOK, Context, built_in, is_safe, safe_networks};
 use crate::blocks;
 use crate::blocks::PacketFilter;
 use crate::blocks::control::Listed;
@@ -101,8 +101,7 @@ fn may_make_namespaces() -> bool {
 fn safe_not_blocked(context: &Context, rules: Option<&[RuleList; 2]>, listed: &[Listed]) -> Check {
     let id = "safe-not-blocked";
     let safe = safe_networks(context);
-    let by_ledger: Vec<&Listed> =
-        listed.iter().filter(|one| safe.iter().any(|safe| safe.network.contains(&one.address))).collect();
+    let by_ledger: Vec<&Listed> = listed.iter().filter(|one| is_safe(&safe, one.address)).collect();
     if !by_ledger.is_empty() {
         let seen: Vec<String> = by_ledger.iter().map(|one| format!("{}: {}", one.address, one.why)).collect();
         let remedies: Vec<String> =

@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, anyhow, bail};
 use dialoguer::Confirm;
 
-use crate::article::{BUILT_IGNORE_LIST, Described, HOSTS_DENY, describe, ends_blocks, leaves, safe_networks};
+use crate::article::{BUILT_IGNORE_LIST, Described, HOSTS_DENY, describe, ends_blocks, is_safe, leaves, safe_networks};
 use crate::blocks::{self, end_metrics};
 use crate::checks::{self, Outcome};
 use crate::host::{EMBEDDED_USER, Facts, Generation, Host, Lock, ServiceManager, age, local, ssh_clients};
@@ -260,8 +260,7 @@ fn write_and_restart(
         // What says how they are blocked first, and then they, for the lines and the jail that say who they are go with the rest.
         execution.files_of(plan, &[blocks::CONF, Generation::Embedded.conf()])?;
         let safe = safe_networks(&described.context);
-        let is_safe = |address| safe.iter().any(|one| one.network.contains(&address));
-        for why in take_over(described.context.host, &moved, is_safe)? {
+        for why in take_over(described.context.host, &moved, |address| is_safe(&safe, address))? {
             eprintln!("harden-portsentry: {why}");
         }
     }
