@@ -97,7 +97,7 @@ fn nothing_is_left(bed: &Bed) {
 }
 
 pub fn etc(bed: &Bed) -> Tree {
-    bed.tree("/etc").without(NOISE).without(&ACCOUNTS_BEFORE)
+    bed.tree("/etc").without(NOISE).without(&ACCOUNTS_BEFORE).without_days()
 }
 
 pub fn manual_packages(bed: &Bed) -> Vec<String> {
