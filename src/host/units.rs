@@ -1,6 +1,6 @@
 //! Services: by systemd where it is process 1, by sysv scripts elsewhere, by links alone in an image.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -111,27 +111,26 @@ impl Host {
 
     /// Turns the sysv script of `unit` on or off as update-rc.d does: by the first letter of its links. A script that is
     /// on in one runlevel counts as on, for then an administrator chose the others; one without links is left alone. Where
-    /// this was cut off, a runlevel has both, and all of them are turned.
+    /// this was cut off, a runlevel has the same link in both ways, and all of them are turned.
     ///
     /// # Errors
     /// A link cannot be changed.
     pub fn turn_sysv_links(&self, unit: &str, on: bool) -> Result<()> {
         let links = self.sysv_links(unit);
-        let runlevels: BTreeSet<_> = links.iter().map(|(_, path)| path.parent()).collect();
-        let was_cut_off = runlevels.len() < links.len();
+        // Each link that is to be turned, and the one in its place; what is no link is somebody's own and stays.
+        let turned = |path: &Path| {
+            let name = format!("{}{}", if on { 'S' } else { 'K' }, &path.file_name()?.to_str()?[1..]);
+            Some(Link { path: path.with_file_name(name), target: self.link(path)?.target })
+        };
+        let others = links.iter().filter(|(is_on, _)| *is_on != on);
+        let others: Vec<(&Path, Link)> = others.filter_map(|(_, path)| Some((&**path, turned(path)?))).collect();
+        let was_cut_off = others.iter().any(|(_, turned)| links.iter().any(|(_, path)| *path == turned.path));
         if on == links.iter().any(|(is_on, _)| *is_on) && !was_cut_off {
             return Ok(());
         }
-        let others = || links.iter().filter(|(is_on, _)| *is_on != on).map(|(_, path)| path);
-        for path in others() {
-            let (Some(link), Some(name)) = (self.link(path), path.file_name().and_then(|name| name.to_str())) else {
-                continue;
-            };
-            let turned = format!("{}{}", if on { 'S' } else { 'K' }, &name[1..]);
-            self.make_link(&Link { path: path.with_file_name(turned), target: link.target })?;
-        }
+        others.iter().try_for_each(|(_, turned)| self.make_link(turned))?;
         // Once all others are there.
-        others().try_for_each(|path| self.remove(path))?;
+        others.iter().try_for_each(|(path, _)| self.remove(path))?;
         self.reload_units()
     }
 
@@ -346,6 +345,24 @@ mod tests {
         host.set_enabled("portsentry.service", true).unwrap();
         assert_eq!((links(&host), state()), (before.map(str::to_owned).to_vec(), "generated".to_owned()));
         assert!(host.link(Path::new("/etc/rc2.d/S01portsentry-other")).is_some(), "it is another script's");
+    }
+
+    #[test]
+    fn a_script_in_the_place_of_a_link_stays() {
+        let (root, host) = with_links(&["rc2.d/S01portsentry", "rc3.d/S01portsentry"]);
+        let script = root.path().join("etc/rc3.d/S02portsentry");
+        fs::write(&script, "#!/bin/sh\n").unwrap();
+        host.set_enabled("portsentry.service", false).unwrap();
+        assert_eq!(links(&host), ["rc2.d/K01portsentry", "rc3.d/K01portsentry", "rc3.d/S02portsentry"]);
+        assert_eq!(fs::read_to_string(script).unwrap(), "#!/bin/sh\n");
+    }
+
+    #[test]
+    fn two_links_in_one_runlevel_are_no_turn_that_was_cut_off() {
+        let chosen = ["rc2.d/K01portsentry", "rc3.d/S01portsentry", "rc3.d/S12portsentry"];
+        let (_root, host) = with_links(&chosen);
+        host.set_enabled("portsentry.service", true).unwrap();
+        assert_eq!(links(&host), chosen);
     }
 
     #[test]
